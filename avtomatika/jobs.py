@@ -1,0 +1,424 @@
+"""The records: what a job, a task, a result and an event are. Frozen and typed; dicts only in `to_dict` and `from_dict`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any, ClassVar
+
+JSON = dict[str, Any]
+
+
+def new_id() -> str:
+    """A random id (UUID 4, as Celery's own task ids are)."""
+    return str(uuid.uuid4())
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. Exactly one at a time; a terminal one changes only by an explicit retry."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING_FOR_WORKER = "waiting_for_worker"
+    WAITING_FOR_PARALLEL_TASKS = "waiting_for_parallel_tasks"
+    WAITING_FOR_SUB_JOB = "waiting_for_sub_job"
+    WAITING_FOR_HUMAN = "waiting_for_human"
+    AWAITING_RETRY = "awaiting_retry"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    QUARANTINED = "quarantined"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.QUARANTINED})
+
+
+class TaskState(StrEnum):
+    """Where one attempt of one task stands in the store."""
+
+    UNROUTED = "unrouted"  # no worker has named the task yet: it waits in the store, not in a queue
+    DISPATCHED = "dispatched"  # its message is on the broker (or in the outbox)
+    CLAIMED = "claimed"  # a worker runs it
+    DONE = "done"  # the worker has reported; the orchestrator has not taken the result yet
+
+
+@dataclass(frozen=True, slots=True)
+class ResultError:
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result envelope: what a worker reports of one attempt.
+
+    Attributes:
+        status: ``success``, ``failure``, ``cancelled``, ``timeout``, or any status named in transitions.
+        data: merged into the job's state_history.
+    """
+
+    SUCCESS: ClassVar[str] = "success"
+    FAILURE: ClassVar[str] = "failure"
+    CANCELLED: ClassVar[str] = "cancelled"
+    TIMEOUT: ClassVar[str] = "timeout"
+
+    status: str
+    data: JSON = field(default_factory=dict)
+    error: ResultError | None = None
+
+    @classmethod
+    def success(cls, data: JSON | None = None) -> Result:
+        return cls(cls.SUCCESS, data or {})
+
+    @classmethod
+    def failure(cls, code: str, message: str, data: JSON | None = None) -> Result:
+        return cls(cls.FAILURE, data or {}, ResultError(code, message))
+
+    def to_dict(self) -> JSON:
+        out: JSON = {"status": self.status, "data": self.data}
+        if self.error is not None:
+            out["error"] = {"code": self.error.code, "message": self.error.message}
+        return out
+
+    @classmethod
+    def from_value(cls, value: Any) -> Result:
+        """An envelope from what a handler returned: an envelope's dict, any other dict (data), None, or a value.
+
+        A dict is an envelope where it has a ``status`` string and no key that an envelope does not have.
+        """
+        if isinstance(value, Result):
+            return value
+        if value is None:
+            return cls.success()
+        if not isinstance(value, Mapping):
+            return cls.success({"result": value})
+        if isinstance(value.get("status"), str) and set(value) <= {"status", "data", "error", "message"}:
+            return cls.from_dict(value)
+        return cls.success(dict(value))
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Result:
+        data = value.get("data")
+        error = value.get("error")
+        if isinstance(error, Mapping):
+            parsed = ResultError(str(error.get("code") or ""), str(error.get("message") or ""))
+        elif error is not None:
+            parsed = ResultError("", str(error))
+        else:
+            parsed = None
+        if data is not None and not isinstance(data, Mapping):
+            data = {"result": data}
+        return cls(str(value["status"]), dict(data or {}), parsed)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently one dispatch is tried again.
+
+    Attributes:
+        max_attempts: attempts in all, the first included; None means JOB_MAX_RETRIES + 1.
+        backoff_seconds: wait before the second attempt, doubling to 60 s with jitter; None means RETRY_BACKOFF_SECONDS.
+        then: ``quarantine``, or ``failure``: what would be quarantined takes the `failure` transition.
+    """
+
+    max_attempts: int | None = None
+    backoff_seconds: float | None = None
+    then: str = "quarantine"
+
+    def __post_init__(self) -> None:
+        if self.then not in ("quarantine", "failure"):
+            raise ValueError(f"RetryPolicy.then must be 'quarantine' or 'failure', not {self.then!r}")
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ValueError(f"RetryPolicy.max_attempts counts the first attempt, too: at least 1, not {self.max_attempts}")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """One attempt of one task: what its message says and what the engine needs to judge its result.
+
+    Attributes:
+        id: names this ONE attempt, on the wire and as Celery's task id; a retry gets a new one.
+        type: the task's name, e.g. ``resize_image``.
+        attempt: 1 for the first.
+        branch: index of the branch in a fan-out; None for a single dispatch.
+        queue: set for a plain Celery task: the queue (or "" where task_routes decides) that its message goes to.
+        timeout_seconds: from the claim; None means WORKER_TIMEOUT_SECONDS.
+        deaths: how many workers died under earlier attempts; counted apart from retries.
+    """
+
+    id: str
+    job_id: str
+    type: str
+    params: JSON
+    transitions: dict[str, str]
+    attempt: int = 1
+    branch: int | None = None
+    priority: float = 0.0
+    queue: str | None = None
+    timeout_seconds: float | None = None
+    dispatch_timeout_seconds: float | None = None
+    retries: RetryPolicy = RetryPolicy()
+    dispatch_strategy: str = "default"
+    resource_requirements: JSON | None = None
+    max_cost: float | None = None
+    deaths: int = 0
+    tracing_context: JSON = field(default_factory=dict)
+    created_at: float = 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is a plain Celery task, not written with the SDK: nobody claims it."""
+        return self.queue is not None
+
+    def again(self, *, died: bool = False, now: float | None = None) -> TaskInfo:
+        """The next attempt of the same task, under a new id."""
+        return replace(
+            self,
+            id=new_id(),
+            attempt=self.attempt + 1,
+            deaths=self.deaths + (1 if died else 0),
+            created_at=time.time() if now is None else now,
+        )
+
+    def to_dict(self) -> JSON:
+        out = {name: getattr(self, name) for name in self.__slots__}
+        out["retries"] = asdict(self.retries)
+        return out
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> TaskInfo:
+        fields = dict(value)
+        fields["retries"] = RetryPolicy(**fields.get("retries") or {})
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    """A job waits for the branches of one fan-out; which are done is kept beside the record, not in it."""
+
+    id: str
+    aggregate_into: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubJob:
+    """A job waits for a child job."""
+
+    job_id: str
+    blueprint_name: str
+    transitions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A job waits for a person's decision. `token_hash` is the SHA-256 of the single-use token."""
+
+    id: str
+    integration: str
+    message: str
+    transitions: dict[str, str]
+    token_hash: str
+    asked_at: float
+
+
+Waiting = TaskInfo | FanOut | SubJob | Approval
+_WAITING: dict[str, type[Any]] = {"task": TaskInfo, "fanout": FanOut, "sub_job": SubJob, "approval": Approval}
+_WAITING_KIND: dict[type[Any], str] = {cls: kind for kind, cls in _WAITING.items()}
+
+
+def _waiting_to_dict(waiting: Waiting | None) -> JSON | None:
+    if waiting is None:
+        return None
+    body = waiting.to_dict() if isinstance(waiting, TaskInfo) else asdict(waiting)
+    return {"kind": _WAITING_KIND[type(waiting)], **body}
+
+
+def _waiting_from_dict(value: Mapping[str, Any] | None) -> Waiting | None:
+    if value is None:
+        return None
+    fields = dict(value)
+    cls = _WAITING[fields.pop("kind")]
+    if cls is TaskInfo:
+        return TaskInfo.from_dict(fields)
+    waiting: Waiting = cls(**fields)
+    return waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who asked for a job. `params` is whatever else clients.toml says of the client."""
+
+    name: str = ""
+    plan: str = ""
+    role: str = "default"
+    admin: bool = False
+    params: JSON = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of a blueprint.
+
+    Attributes:
+        version: grows by one with every change; every change is a compare-and-set on it.
+        waiting: what a non-running job waits for.
+        step_failures: how often the current state's handler has failed in a row.
+        retry_count: retries of tasks and handlers in all.
+        result: what the end state's handler returned.
+        parent_job_id: the job that waits for this one.
+    """
+
+    id: str
+    blueprint_name: str
+    current_state: str
+    status: JobStatus = JobStatus.PENDING
+    version: int = 0
+    initial_data: JSON = field(default_factory=dict)
+    state_history: JSON = field(default_factory=dict)
+    client: Client = Client()
+    priority: float = 0.0
+    tags: tuple[str, ...] = ()
+    waiting: Waiting | None = None
+    step_failures: int = 0
+    retry_count: int = 0
+    result: Any = None
+    error_message: str | None = None
+    cancel_requested: bool = False
+    parent_job_id: str | None = None
+    child_job_ids: tuple[str, ...] = ()
+    tracing_context: JSON = field(default_factory=dict)
+    created_at: float = 0.0
+    updated_at: float = 0.0
+
+    def to_dict(self) -> JSON:
+        out = {name: getattr(self, name) for name in self.__slots__}
+        out["status"] = self.status.value
+        out["client"] = asdict(self.client)
+        out["waiting"] = _waiting_to_dict(self.waiting)
+        return out
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Job:
+        fields = dict(value)
+        fields["status"] = JobStatus(fields["status"])
+        fields["client"] = Client(**fields["client"])
+        fields["waiting"] = _waiting_from_dict(fields["waiting"])
+        fields["tags"] = tuple(fields["tags"])
+        fields["child_job_ids"] = tuple(fields["child_job_ids"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a job's history.
+
+    Attributes:
+        id: ``<job id>:<version>:<n>``, so that whoever writes it twice can tell.
+        duration_ms: of the attempt or of the handler that this event ends.
+        timestamp: seconds since the epoch, UTC.
+    """
+
+    id: str
+    job_id: str
+    event_type: str
+    timestamp: float
+    state: str | None = None
+    next_state: str | None = None
+    task_id: str | None = None
+    worker_id: str | None = None
+    attempt: int | None = None
+    duration_ms: float | None = None
+    details: JSON = field(default_factory=dict)
+
+    def to_dict(self) -> JSON:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Event:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A prepared broker message: all that a publisher needs, on any broker; JSON, so it can lie in the outbox.
+
+    Attributes:
+        queue: the physical queue's name; published through the default exchange.
+        body: the serialised (JSON) body.
+        priority: 0..10, highest first; the publisher maps it onto the broker's own.
+        key: names what this message continues (`step:<job>`, `resume:<task>`, `aggregate:<fan-out>`, `child:<job>`). The store
+            keeps the message under it until a commit settles the key, so that one lost on the way is published again.
+    """
+
+    queue: str
+    body: str
+    headers: JSON
+    properties: JSON
+    priority: int = 0
+    content_type: str = "application/json"
+    content_encoding: str = "utf-8"
+    key: str | None = None
+
+    def to_dict(self) -> JSON:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Message:
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Something due at a time. `kind` and `key` name it: setting it again moves it."""
+
+    kind: str
+    key: str
+    due: float
+
+    @property
+    def member(self) -> str:
+        return f"{self.kind}|{self.key}"
+
+    @classmethod
+    def from_member(cls, member: str, due: float) -> Timer:
+        kind, _, key = member.partition("|")
+        return cls(kind, key, due)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """One registered process: a Celery worker (its nodename is the id), an HTTP worker, or an orchestrator."""
+
+    id: str
+    boot_id: str
+    type: str = "celery"
+    status: str = "idle"
+    supported_tasks: tuple[str, ...] = ()
+    capabilities: dict[str, int] = field(default_factory=dict)  # capability -> limit
+    max_concurrent_tasks: int = 0
+    load: dict[str, int] = field(default_factory=dict)  # capability -> running
+    hot_cache: tuple[str, ...] = ()
+    skill_dependencies: dict[str, list[str]] = field(default_factory=dict)
+    resources: JSON = field(default_factory=dict)
+    software: JSON = field(default_factory=dict)
+    registered_at: float = 0.0
+    seen_at: float = 0.0
+
+    def to_dict(self) -> JSON:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> WorkerRecord:
+        fields = dict(value)
+        fields["supported_tasks"] = tuple(fields.get("supported_tasks") or ())
+        fields["hot_cache"] = tuple(fields.get("hot_cache") or ())
+        return cls(**fields)

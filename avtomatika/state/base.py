@@ -1,0 +1,247 @@
+"""What a state store promises. Two stores keep it (Redis and memory), and one contract suite holds both to it.
+
+Times are seconds since the epoch, UTC, given by the caller, so that a store never reads a clock of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from avtomatika.jobs import Event, Job, JobStatus, JSON, Message, Result, TaskInfo, TaskState, Timer, WorkerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to store with a commit. `message` is kept with it, so that it can be published again unchanged."""
+
+    info: TaskInfo
+    state: TaskState
+    message: Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One change of one job, applied as a whole or not at all.
+
+    Attributes:
+        job: the record as it shall be; its version is ``expected_version + 1`` (0 for a new job).
+        expected_version: the version that must be stored now; None for a new job.
+        previous_status: the status that is stored now, for the indexes; None for a new job.
+        messages: published with the commit, through the outbox where the broker is not the same Redis.
+        tasks: stored; those DISPATCHED have their message among `messages`.
+        drop_tasks: ids of attempts that are over; their messages and results do nothing from now on.
+        drop_branches: forget the branches of the last fan-out.
+        children: new jobs that come into being with this change.
+        timers, drop_timers: set and removed; `drop_timers` holds `Timer.member` strings.
+        settles: keys of control messages that this change has answered.
+        keep_claim: the claiming process goes on with the job after this commit.
+    """
+
+    job: Job
+    expected_version: int | None
+    previous_status: JobStatus | None = None
+    events: tuple[Event, ...] = ()
+    messages: tuple[Message, ...] = ()
+    tasks: tuple[NewTask, ...] = ()
+    drop_tasks: tuple[str, ...] = ()
+    drop_branches: bool = False
+    children: tuple[Commit, ...] = ()
+    timers: tuple[Timer, ...] = ()
+    drop_timers: tuple[str, ...] = ()
+    settles: tuple[str, ...] = ()
+    keep_claim: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """`applied` is false where the version did not match: nothing was changed. `outbox` holds ids still to be published."""
+
+    applied: bool
+    outbox: tuple[str, ...] = ()
+
+
+class ClaimOutcome(StrEnum):
+    OK = "ok"
+    STALE = "stale"  # unknown, over, or an older version: the message does nothing
+    BUSY = "busy"  # a live process holds it
+    CANCELLED = "cancelled"  # its cancel flag is set: it must not start
+
+
+@dataclass(frozen=True, slots=True)
+class JobClaim:
+    outcome: ClaimOutcome
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A stored attempt with what happened to it so far."""
+
+    info: TaskInfo
+    state: TaskState
+    message: Message | None = None
+    worker_id: str | None = None
+    boot_id: str | None = None
+    dispatched_at: float = 0.0
+    claimed_at: float | None = None
+    timeout_at: float | None = None
+    progress: float | None = None
+    progress_message: str | None = None
+    cancel_requested: bool = False
+    reported: Result | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClaim:
+    outcome: ClaimOutcome
+    timeout_at: float | None = None
+
+
+class BranchOutcome(StrEnum):
+    DONE = "done"  # counted; others are still out
+    LAST = "last"  # counted, and it was the last one: the aggregate message was published with it
+    STALE = "stale"  # not of this fan-out, not this attempt, or counted before: nothing was changed
+
+
+class JobStore(Protocol):
+    async def commit(self, commit: Commit) -> CommitResult:
+        """Applies the change if the version matches: record, indexes, tasks, timers, events and messages in one call."""
+
+    async def load(self, job_id: str) -> Job | None:
+        """The job; one that is claimed and pending is shown as running."""
+
+    async def claim_job(self, job_id: str, boot_id: str, now: float, key: str, *, version: int | None = None) -> JobClaim:
+        """Loads a job and claims it for a process that is about to run its handler, because of the control message `key`.
+
+        A claim of a process whose boot has ended is taken over; one of the same boot is BUSY, too (the process knows what it runs).
+        With `version`, another stored version is STALE; so are unknown and terminal jobs.
+        """
+
+    async def release_job(self, job_id: str, boot_id: str) -> None:
+        """Gives a claim back without a change, if this boot holds it."""
+
+    async def list_jobs(
+        self,
+        *,
+        status: JobStatus | None = None,
+        client: str | None = None,
+        limit: int = 50,
+        before: float | None = None,
+    ) -> Sequence[Job]:
+        """Jobs, newest first (by created_at); `before` is exclusive and pages on."""
+
+    async def count_by_status(self) -> dict[JobStatus, int]: ...
+
+    async def events(self, job_id: str) -> Sequence[Event]:
+        """The job's history, oldest first."""
+
+
+class TaskStore(Protocol):
+    async def get_task(self, task_id: str) -> TaskRecord | None: ...
+
+    async def claim_task(self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float) -> TaskClaim:
+        """A worker is about to run this attempt. OK once; sets timeout_at (and its timer) from the attempt's timeout_seconds."""
+
+    async def finish_task(self, task_id: str, boot_id: str, result: Result, message: Message, now: float) -> CommitResult:
+        """Records the result and publishes the message that carries it, in one call, if this boot holds the claim."""
+
+    async def release_task(self, task_id: str, boot_id: str) -> bool:
+        """The worker gives an unfinished attempt back: it is DISPATCHED again, and its message will be taken by another."""
+
+    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str, now: float) -> bool: ...
+
+    async def branch_done(self, job_id: str, fanout_id: str, task_id: str, result: Result, event: Event, aggregate: Message) -> tuple[BranchOutcome, tuple[str, ...]]:
+        """Counts a branch as done. The one that completes the join publishes `aggregate` (second item: outbox ids)."""
+
+    async def replace_branch_task(self, job_id: str, old_task_id: str, new: NewTask, event: Event, *, message: Message | None, timers: tuple[Timer, ...] = ()) -> CommitResult:
+        """A branch is tried again: the old attempt is over, the new one takes its place, if the old one is still current."""
+
+    async def branches(self, job_id: str) -> dict[str, Result]:
+        """Results so far, by task id, in the order of the dispatch."""
+
+    async def redispatch(self, task_id: str, message: Message, now: float) -> CommitResult:
+        """Publishes the message of an UNROUTED or never claimed attempt (again), if it is still unclaimed."""
+
+    async def unrouted(self, task_type: str) -> Sequence[str]:
+        """Ids of attempts that wait for a worker that names their task."""
+
+    async def unclaimed(self, dispatched_before: float, limit: int = 1000) -> Sequence[TaskRecord]:
+        """Dispatched attempts (of SDK tasks) that nobody has claimed since before that time, oldest first."""
+
+
+class WorkerStore(Protocol):
+    async def register(self, record: WorkerRecord, now: float, ttl: float) -> None:
+        """Registers a process. Another boot under the same id ends: its claims are given out again by the housekeeping."""
+
+    async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, changes: JSON | None = None) -> bool:
+        """Refreshes the TTL and merges `changes`; false where the process is not registered (any more) and must register again."""
+
+    async def unregister(self, worker_id: str, boot_id: str) -> None:
+        """An orderly end. What it still held is given out again."""
+
+    async def workers(self, now: float) -> Sequence[WorkerRecord]: ...
+
+    async def pin_tasks(self, tasks: dict[str, str | None]) -> dict[str, str]:
+        """Pins task -> capability at first sight and returns the pinned ones; raises RegistrationError on a conflict.
+
+        None takes the pinned capability, or the task's own name where nothing is pinned yet. All or nothing.
+        """
+
+    async def capability_of(self, task_type: str) -> str | None: ...
+
+    async def ended_boots(self, now: float) -> Sequence[str]:
+        """Boots that were replaced, unregistered or fell silent, with claims still on them."""
+
+    async def claims(self, boot_id: str) -> tuple[dict[str, str], Sequence[str]]:
+        """What a boot holds: {job id: key of the control message it was claimed for}, and task ids."""
+
+    async def forget_boot(self, boot_id: str) -> None:
+        """Called once all its claims are given out again; keeps what still has claims."""
+
+
+class TimerStore(Protocol):
+    async def due(self, now: float, limit: int = 1000) -> Sequence[Timer]: ...
+
+    async def next_due(self) -> float | None: ...
+
+    async def set_timer(self, timer: Timer) -> None: ...
+
+    async def drop_timer(self, member: str) -> None: ...
+
+
+class OutboxStore(Protocol):
+    """Messages on their way: the outbox (not yet on the broker) and the ledger (published, not yet answered)."""
+
+    async def publish(self, message: Message, now: float) -> CommitResult:
+        """Publishes (or puts into the outbox) one message; one with a key goes into the ledger, replacing its older entry."""
+
+    async def outbox(self, older_than: float, limit: int = 1000) -> Sequence[tuple[str, Message]]: ...
+
+    async def clear_outbox(self, ids: Sequence[str]) -> None: ...
+
+    async def ledger(self, published_before: float, limit: int = 1000) -> Sequence[tuple[Message, float]]:
+        """Control messages without an answer, oldest first, each with the time it was last published."""
+
+    async def ledger_get(self, key: str) -> Message | None: ...
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        """Forgets ledger entries: their messages were answered, or can do nothing any more."""
+
+
+class LockStore(Protocol):
+    async def acquire(self, name: str, holder: str, ttl: float) -> bool: ...
+
+    async def renew(self, name: str, holder: str, ttl: float) -> bool: ...
+
+    async def release(self, name: str, holder: str) -> bool: ...
+
+
+class Store(JobStore, TaskStore, WorkerStore, TimerStore, OutboxStore, LockStore, Protocol):
+    """All concerns together: what `avtomatika.state.open_store` returns."""
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
