@@ -45,6 +45,7 @@ class TaskState(StrEnum):
     """Where one attempt of one task stands in the store."""
 
     UNROUTED = "unrouted"  # no worker has named the task yet: it waits in the store, not in a queue
+    DELAYED = "delayed"  # it is tried again once its timer is due
     DISPATCHED = "dispatched"  # its message is on the broker (or in the outbox)
     CLAIMED = "claimed"  # a worker runs it
     DONE = "done"  # the worker has reported; the orchestrator has not taken the result yet
@@ -100,7 +101,7 @@ class Result:
             return cls.success()
         if not isinstance(value, Mapping):
             return cls.success({"result": value})
-        if isinstance(value.get("status"), str) and set(value) <= {"status", "data", "error", "message"}:
+        if isinstance(value.get("status"), str) and set(value) <= {"status", "data", "error", "message", "meta"}:
             return cls.from_dict(value)
         return cls.success(dict(value))
 
@@ -148,7 +149,7 @@ class TaskInfo:
         id: names this ONE attempt, on the wire and as Celery's task id; a retry gets a new one.
         type: the task's name, e.g. ``resize_image``.
         attempt: 1 for the first.
-        branch: index of the branch in a fan-out; None for a single dispatch.
+        branch, fanout_id: index of the branch, and the fan-out it belongs to; None for a single dispatch.
         queue: set for a plain Celery task: the queue (or "" where task_routes decides) that its message goes to.
         timeout_seconds: from the claim; None means WORKER_TIMEOUT_SECONDS.
         deaths: how many workers died under earlier attempts; counted apart from retries.
@@ -161,11 +162,12 @@ class TaskInfo:
     transitions: dict[str, str]
     attempt: int = 1
     branch: int | None = None
+    fanout_id: str | None = None
     priority: float = 0.0
     queue: str | None = None
     timeout_seconds: float | None = None
     dispatch_timeout_seconds: float | None = None
-    retries: RetryPolicy = RetryPolicy()
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
     dispatch_strategy: str = "default"
     resource_requirements: JSON | None = None
     max_cost: float | None = None
@@ -284,7 +286,7 @@ class Job:
     version: int = 0
     initial_data: JSON = field(default_factory=dict)
     state_history: JSON = field(default_factory=dict)
-    client: Client = Client()
+    client: Client = field(default_factory=Client)
     priority: float = 0.0
     tags: tuple[str, ...] = ()
     waiting: Waiting | None = None
@@ -352,9 +354,11 @@ class Message:
     """A prepared broker message: all that a publisher needs, on any broker; JSON, so it can lie in the outbox.
 
     Attributes:
-        queue: the physical queue's name; published through the default exchange.
+        queue: the physical queue's name; the routing key where an exchange is named.
         body: the serialised (JSON) body.
-        priority: 0..10, highest first; the publisher maps it onto the broker's own.
+        priority: 0..10, highest first, which the publisher maps onto the broker's own; None sends none.
+        exchange: "" (the default one) for every queue of ours; a plain Celery task's route may name another.
+        declare: what the publisher makes sure of: a ``capability`` queue, a ``default`` one, or ``nothing``.
         key: names what this message continues (`step:<job>`, `resume:<task>`, `aggregate:<fan-out>`, `child:<job>`). The store
             keeps the message under it until a commit settles the key, so that one lost on the way is published again.
     """
@@ -363,7 +367,9 @@ class Message:
     body: str
     headers: JSON
     properties: JSON
-    priority: int = 0
+    priority: int | None = None
+    exchange: str = ""
+    declare: str = "capability"
     content_type: str = "application/json"
     content_encoding: str = "utf-8"
     key: str | None = None

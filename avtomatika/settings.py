@@ -1,4 +1,4 @@
-"""One frozen settings object: environment first, then a TOML file (AVTOMATIKA_SETTINGS, else ./avtomatika.toml), then defaults."""
+"""One frozen settings object: the environment, then a TOML file (AVTOMATIKA_SETTINGS, else ./avtomatika.toml), then defaults."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     watcher_interval_seconds: float = Field(20, gt=0)
     claim_grace_seconds: float = Field(10, gt=0)
     cancel_grace_seconds: float = Field(10, ge=0)
+    shutdown_grace_seconds: float = Field(8, ge=0)
     job_retention_seconds: float = Field(7 * 24 * 3600, gt=0)
     visibility_timeout_seconds: float = Field(180, ge=30)
     orchestrator_concurrency: int = Field(50, ge=1)
@@ -129,7 +130,9 @@ def read_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as exc:
-        lines = [f"{'.'.join(str(part) for part in e['loc']).upper().rstrip('_')}: {e['msg']}" for e in exc.errors(include_input=False)]
+        lines = [
+            f"{'.'.join(str(part) for part in e['loc']).upper().rstrip('_')}: {e['msg']}" for e in exc.errors(include_input=False)
+        ]
         raise ConfigurationError("settings do not fit:\n  " + "\n  ".join(lines)) from None
 
 

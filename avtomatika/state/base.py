@@ -6,11 +6,11 @@ Times are seconds since the epoch, UTC, given by the caller, so that a store nev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from avtomatika.jobs import Event, Job, JobStatus, JSON, Message, Result, TaskInfo, TaskState, Timer, WorkerRecord
+from avtomatika.jobs import Event, Job, JobStatus, Message, Result, TaskInfo, TaskState, Timer, WorkerRecord, new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ class Commit:
         children: new jobs that come into being with this change.
         timers, drop_timers: set and removed; `drop_timers` holds `Timer.member` strings.
         settles: keys of control messages that this change has answered.
-        keep_claim: the claiming process goes on with the job after this commit.
+        boot_id: the process that commits and holds the claim on the job; None for one that holds none.
+        keep_claim: that process goes on with the job after this commit.
+        id: names this change: applied again after a lost answer, it changes nothing and counts as applied.
     """
 
     job: Job
@@ -52,7 +54,9 @@ class Commit:
     timers: tuple[Timer, ...] = ()
     drop_timers: tuple[str, ...] = ()
     settles: tuple[str, ...] = ()
+    boot_id: str | None = None
     keep_claim: bool = False
+    id: str = field(default_factory=new_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +118,9 @@ class JobStore(Protocol):
         """The job; one that is claimed and pending is shown as running."""
 
     async def claim_job(self, job_id: str, boot_id: str, now: float, key: str, *, version: int | None = None) -> JobClaim:
-        """Loads a job and claims it for a process that is about to run its handler, because of the control message `key`.
+        """Loads a job and claims it for a process that is about to run its handler, for the control message `key`.
 
-        A claim of a process whose boot has ended is taken over; one of the same boot is BUSY, too (the process knows what it runs).
+        A claim of a process whose boot has ended is taken over; one of the same boot is BUSY, too.
         With `version`, another stored version is STALE; so are unknown and terminal jobs.
         """
 
@@ -138,35 +142,62 @@ class JobStore(Protocol):
     async def events(self, job_id: str) -> Sequence[Event]:
         """The job's history, oldest first."""
 
+    async def forget_expired(self, before: float, limit: int = 1000) -> int:
+        """Takes jobs whose records have expired out of the indexes; `before` bounds them by creation."""
+
+    async def remember_request(self, client: str, key: str, digest: str, job_id: str, ttl: float) -> tuple[str, str]:
+        """Binds an idempotency key to a request; returns (digest, job id) of whoever came first."""
+
 
 class TaskStore(Protocol):
     async def get_task(self, task_id: str) -> TaskRecord | None: ...
 
     async def claim_task(self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float) -> TaskClaim:
-        """A worker is about to run this attempt. OK once; sets timeout_at (and its timer) from the attempt's timeout_seconds."""
+        """A worker is about to run this attempt. OK once; sets timeout_at, and its timer, from the attempt's own timeout."""
 
     async def finish_task(self, task_id: str, boot_id: str, result: Result, message: Message, now: float) -> CommitResult:
         """Records the result and publishes the message that carries it, in one call, if this boot holds the claim."""
 
-    async def release_task(self, task_id: str, boot_id: str) -> bool:
-        """The worker gives an unfinished attempt back: it is DISPATCHED again, and its message will be taken by another."""
+    async def release_task(self, task_id: str, boot_id: str, now: float) -> bool:
+        """The worker gives an unfinished attempt back: it is DISPATCHED again, and another will take its message."""
 
-    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str, now: float) -> bool: ...
+    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str) -> bool: ...
 
-    async def branch_done(self, job_id: str, fanout_id: str, task_id: str, result: Result, event: Event, aggregate: Message) -> tuple[BranchOutcome, tuple[str, ...]]:
+    async def branch_done(
+        self,
+        job_id: str,
+        fanout_id: str,
+        task_id: str,
+        result: Result,
+        event: Event,
+        settles: Sequence[str],
+        aggregate: Message,
+    ) -> tuple[BranchOutcome, tuple[str, ...]]:
         """Counts a branch as done. The one that completes the join publishes `aggregate` (second item: outbox ids)."""
 
-    async def replace_branch_task(self, job_id: str, old_task_id: str, new: NewTask, event: Event, *, message: Message | None, timers: tuple[Timer, ...] = ()) -> CommitResult:
-        """A branch is tried again: the old attempt is over, the new one takes its place, if the old one is still current."""
+    async def replace_branch_task(
+        self,
+        old: TaskInfo,
+        new: NewTask,
+        event: Event,
+        *,
+        message: Message | None = None,
+        timers: Sequence[Timer] = (),
+        settles: Sequence[str] = (),
+    ) -> CommitResult:
+        """A branch is tried again: the new attempt takes the place of the old one, if that is still out."""
 
-    async def branches(self, job_id: str) -> dict[str, Result]:
-        """Results so far, by task id, in the order of the dispatch."""
+    async def branches(self, job_id: str) -> dict[str, Result | None]:
+        """Results by task id, in the order of the dispatch; None for a branch that is still out."""
 
     async def redispatch(self, task_id: str, message: Message, now: float) -> CommitResult:
         """Publishes the message of an UNROUTED or never claimed attempt (again), if it is still unclaimed."""
 
     async def unrouted(self, task_type: str) -> Sequence[str]:
         """Ids of attempts that wait for a worker that names their task."""
+
+    async def unrouted_types(self) -> Sequence[str]:
+        """The tasks that attempts wait for so."""
 
     async def unclaimed(self, dispatched_before: float, limit: int = 1000) -> Sequence[TaskRecord]:
         """Dispatched attempts (of SDK tasks) that nobody has claimed since before that time, oldest first."""
@@ -176,8 +207,8 @@ class WorkerStore(Protocol):
     async def register(self, record: WorkerRecord, now: float, ttl: float) -> None:
         """Registers a process. Another boot under the same id ends: its claims are given out again by the housekeeping."""
 
-    async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, changes: JSON | None = None) -> bool:
-        """Refreshes the TTL and merges `changes`; false where the process is not registered (any more) and must register again."""
+    async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, record: WorkerRecord | None = None) -> bool:
+        """Refreshes the TTL and replaces the record where one is given; false: not registered (any more), register again."""
 
     async def unregister(self, worker_id: str, boot_id: str) -> None:
         """An orderly end. What it still held is given out again."""
@@ -192,20 +223,24 @@ class WorkerStore(Protocol):
 
     async def capability_of(self, task_type: str) -> str | None: ...
 
+    async def capabilities(self) -> dict[str, str]:
+        """Every pinned task with its capability."""
+
     async def ended_boots(self, now: float) -> Sequence[str]:
         """Boots that were replaced, unregistered or fell silent, with claims still on them."""
 
     async def claims(self, boot_id: str) -> tuple[dict[str, str], Sequence[str]]:
         """What a boot holds: {job id: key of the control message it was claimed for}, and task ids."""
 
-    async def forget_boot(self, boot_id: str) -> None:
-        """Called once all its claims are given out again; keeps what still has claims."""
+    async def drop_claim(self, boot_id: str, *, job_id: str | None = None, task_id: str | None = None) -> None:
+        """Takes one entry off a boot's claims."""
+
+    async def forget_boot(self, boot_id: str, now: float) -> None:
+        """Forgets an ended boot that holds nothing any more."""
 
 
 class TimerStore(Protocol):
     async def due(self, now: float, limit: int = 1000) -> Sequence[Timer]: ...
-
-    async def next_due(self) -> float | None: ...
 
     async def set_timer(self, timer: Timer) -> None: ...
 
@@ -219,6 +254,8 @@ class OutboxStore(Protocol):
         """Publishes (or puts into the outbox) one message; one with a key goes into the ledger, replacing its older entry."""
 
     async def outbox(self, older_than: float, limit: int = 1000) -> Sequence[tuple[str, Message]]: ...
+
+    async def outbox_messages(self, ids: Sequence[str]) -> Sequence[tuple[str, Message]]: ...
 
     async def clear_outbox(self, ids: Sequence[str]) -> None: ...
 

@@ -1,0 +1,116 @@
+"""The names of the keys in Redis, all under one namespace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    namespace: str
+
+    def _(self, *parts: str) -> str:
+        return ":".join((self.namespace, *parts))
+
+    def job(self, job_id: str) -> str:
+        """HASH: v version, s status, d record, c claiming boot, cn and n nonces."""
+        return self._("job", job_id)
+
+    def job_events(self, job_id: str) -> str:
+        """LIST of events, oldest first."""
+        return self._("job", job_id, "events")
+
+    def branches(self, job_id: str) -> str:
+        """HASH: task id -> `<index>|<result or nothing>`, #fanout, #left."""
+        return self._("job", job_id, "branches")
+
+    def task(self, task_id: str) -> str:
+        """HASH: one attempt; see redis_tasks.py for its fields."""
+        return self._("task", task_id)
+
+    def unrouted(self, task_type: str) -> str:
+        """SET of attempts that wait for a worker that names their task."""
+        return self._("unrouted", task_type)
+
+    @property
+    def unrouted_types(self) -> str:
+        """SET of the tasks that attempts wait for so."""
+        return self._("unrouted")
+
+    def claims(self, boot_id: str) -> str:
+        """HASH: `j:<job>` -> key of its control message, `t:<task>` -> nothing."""
+        return self._("claims", boot_id)
+
+    def worker(self, worker_id: str) -> str:
+        """HASH: b boot, d record, e expires at, at last heartbeat."""
+        return self._("worker", worker_id)
+
+    def lock(self, name: str) -> str:
+        return self._("lock", name)
+
+    def jobs_by_status(self, status: str) -> str:
+        """ZSET of job ids by the time of their last change."""
+        return self._("jobs", "status", status)
+
+    def jobs_by_client(self, client: str) -> str:
+        """ZSET of job ids by creation."""
+        return self._("jobs", "client", client)
+
+    def idempotency(self, client: str, key: str) -> str:
+        """STRING: `<hash of the request> <job id>`."""
+        return self._("idempotency", client, key)
+
+    @property
+    def jobs(self) -> str:
+        """ZSET of job ids by creation."""
+        return self._("jobs")
+
+    @property
+    def events(self) -> str:
+        """STREAM of every event of every job."""
+        return self._("events")
+
+    @property
+    def unclaimed(self) -> str:
+        """ZSET of dispatched attempts by the time of their dispatch."""
+        return self._("unclaimed")
+
+    @property
+    def timers(self) -> str:
+        """ZSET of `Timer.member` by due time."""
+        return self._("timers")
+
+    @property
+    def boots(self) -> str:
+        """ZSET of boot ids by the time at which they count as dead; 0 for those that have ended."""
+        return self._("boots")
+
+    @property
+    def workers(self) -> str:
+        """SET of registered worker ids."""
+        return self._("workers")
+
+    @property
+    def pins(self) -> str:
+        """HASH: task -> capability."""
+        return self._("pins")
+
+    @property
+    def ledger(self) -> str:
+        """HASH: control messages without an answer, by their key."""
+        return self._("ledger")
+
+    @property
+    def ledger_at(self) -> str:
+        """ZSET of those keys by the time of their last publish."""
+        return self._("ledger", "at")
+
+    @property
+    def outbox(self) -> str:
+        """HASH of messages that still have to reach the broker."""
+        return self._("outbox")
+
+    @property
+    def outbox_at(self) -> str:
+        """ZSET of their ids by the time of their commit."""
+        return self._("outbox", "at")

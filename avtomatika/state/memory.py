@@ -1,0 +1,426 @@
+"""The state store in one process's memory, for unit tests and the testing kit: every promise of base.py, but no restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from avtomatika.errors import RegistrationError
+from avtomatika.jobs import (
+    Event,
+    FanOut,
+    Job,
+    JobStatus,
+    Message,
+    Result,
+    TaskInfo,
+    TaskState,
+    Timer,
+    WorkerRecord,
+    new_id,
+)
+from avtomatika.state.base import (
+    BranchOutcome,
+    ClaimOutcome,
+    Commit,
+    CommitResult,
+    JobClaim,
+    NewTask,
+    TaskClaim,
+    TaskRecord,
+)
+
+
+@dataclass
+class _Branches:
+    fanout_id: str
+    results: dict[int, tuple[str, Result | None]] = field(default_factory=dict)
+
+    def index_of(self, task_id: str) -> int | None:
+        return next((i for i, (t, _) in self.results.items() if t == task_id), None)
+
+
+class _Jobs:
+    def __init__(self, push: Callable[[Message], None] | None = None) -> None:
+        self._push = push
+        self._jobs: dict[str, Job] = {}
+        self._applied: dict[str, str] = {}
+        self._job_claims: dict[str, tuple[str, str]] = {}
+        self._events: dict[str, list[Event]] = {}
+        self._branches: dict[str, _Branches] = {}
+        self._tasks: dict[str, TaskRecord] = {}
+        self._timers: dict[str, float] = {}
+        self._boots: dict[str, float] = {}
+        self._task_claims: dict[str, set[str]] = {}
+        self._ledger: dict[str, tuple[Message, float]] = {}
+        self._outbox: dict[str, tuple[Message, float]] = {}
+        self._requests: dict[tuple[str, str], tuple[str, str]] = {}
+        self.stream: list[Event] = []
+
+    def _publish(self, message: Message, now: float) -> tuple[str, ...]:
+        if message.key is not None:
+            self._ledger[message.key] = (message, now)
+        if self._push is not None:
+            self._push(message)
+            return ()
+        outbox_id = new_id()
+        self._outbox[outbox_id] = (message, now)
+        return (outbox_id,)
+
+    def _append(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._events.setdefault(event.job_id, []).append(event)
+            self.stream.append(event)
+
+    async def commit(self, commit: Commit) -> CommitResult:
+        if self._applied.get(commit.job.id) == commit.id:
+            return CommitResult(True)
+        stored = self._jobs.get(commit.job.id)
+        if (stored.version if stored else None) != commit.expected_version:
+            return CommitResult(False)
+        self._applied[commit.job.id] = commit.id
+        return CommitResult(True, self._apply(commit))
+
+    def _apply(self, commit: Commit) -> tuple[str, ...]:
+        job, now = commit.job, commit.job.updated_at
+        self._jobs[job.id] = job
+        self._append(commit.events)
+        for task_id in commit.drop_tasks:
+            self._drop_task(task_id)
+        if commit.drop_branches:
+            self._branches.pop(job.id, None)
+        for task in commit.tasks:
+            self._add_task(task, now)
+        if commit.tasks and isinstance(job.waiting, FanOut):
+            branches = _Branches(job.waiting.id)
+            for task in commit.tasks:
+                assert task.info.branch is not None
+                branches.results[task.info.branch] = (task.info.id, None)
+            self._branches[job.id] = branches
+        self._timers.update((timer.member, timer.due) for timer in commit.timers)
+        for member in commit.drop_timers:
+            self._timers.pop(member, None)
+        for key in commit.settles:
+            self._ledger.pop(key, None)
+        if commit.boot_id is not None and not commit.keep_claim:
+            self._job_claims.pop(job.id, None)
+        outbox = [i for message in commit.messages for i in self._publish(message, now)]
+        for child in commit.children:
+            outbox += self._apply(child)
+        return tuple(outbox)
+
+    def _add_task(self, task: NewTask, now: float) -> None:
+        info = task.info
+        self._tasks[info.id] = TaskRecord(info, task.state, task.message, dispatched_at=now)
+        if info.dispatch_timeout_seconds is not None and not info.is_plain:
+            self._timers[Timer("dispatch", info.id, 0).member] = now + info.dispatch_timeout_seconds
+
+    def _drop_task(self, task_id: str) -> None:
+        self._tasks.pop(task_id, None)
+        for kind in ("timeout", "dispatch"):
+            self._timers.pop(f"{kind}|{task_id}", None)
+
+    async def load(self, job_id: str) -> Job | None:
+        job = self._jobs.get(job_id)
+        if job is not None and job.status is JobStatus.PENDING and job_id in self._job_claims:
+            return replace(job, status=JobStatus.RUNNING)
+        return job
+
+    async def claim_job(self, job_id: str, boot_id: str, now: float, key: str, *, version: int | None = None) -> JobClaim:
+        job = self._jobs.get(job_id)
+        if job is None or job.status.is_terminal or (version is not None and job.version != version):
+            return JobClaim(ClaimOutcome.STALE)
+        held = self._job_claims.get(job_id)
+        if held is not None and (held[0] == boot_id or self._boots.get(held[0], 0) > now):
+            return JobClaim(ClaimOutcome.BUSY)
+        self._job_claims[job_id] = (boot_id, key)
+        return JobClaim(ClaimOutcome.OK, job)
+
+    async def release_job(self, job_id: str, boot_id: str) -> None:
+        if self._job_claims.get(job_id, ("", ""))[0] == boot_id:
+            del self._job_claims[job_id]
+
+    async def list_jobs(
+        self,
+        *,
+        status: JobStatus | None = None,
+        client: str | None = None,
+        limit: int = 50,
+        before: float | None = None,
+    ) -> Sequence[Job]:
+        jobs = [job for job_id in self._jobs if (job := await self.load(job_id)) is not None]
+        found = [
+            job
+            for job in jobs
+            if (status is None or job.status is status)
+            and (client is None or job.client.name == client)
+            and (before is None or job.created_at < before)
+        ]
+        return sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
+
+    async def count_by_status(self) -> dict[JobStatus, int]:
+        return {status: sum(job.status is status for job in self._jobs.values()) for status in JobStatus}
+
+    async def events(self, job_id: str) -> Sequence[Event]:
+        return list(self._events.get(job_id, ()))
+
+    async def forget_expired(self, before: float, limit: int = 1000) -> int:
+        return 0  # nothing expires here
+
+    async def remember_request(self, client: str, key: str, digest: str, job_id: str, ttl: float) -> tuple[str, str]:
+        return self._requests.setdefault((client, key), (digest, job_id))
+
+
+class _Tasks(_Jobs):
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        return self._tasks.get(task_id)
+
+    async def claim_task(self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float) -> TaskClaim:
+        record = self._tasks.get(task_id)
+        if record is None or record.state is TaskState.DONE:
+            return TaskClaim(ClaimOutcome.STALE)
+        if record.state is TaskState.CLAIMED:
+            return TaskClaim(ClaimOutcome.BUSY)
+        if record.cancel_requested:
+            return TaskClaim(ClaimOutcome.CANCELLED)
+        timeout_at = now + (record.info.timeout_seconds or default_timeout)
+        self._tasks[task_id] = replace(
+            record, state=TaskState.CLAIMED, worker_id=worker_id, boot_id=boot_id, claimed_at=now, timeout_at=timeout_at
+        )
+        self._timers.pop(f"dispatch|{task_id}", None)
+        self._timers[f"timeout|{task_id}"] = timeout_at
+        self._task_claims.setdefault(boot_id, set()).add(task_id)
+        return TaskClaim(ClaimOutcome.OK, timeout_at)
+
+    def _held(self, task_id: str, boot_id: str) -> TaskRecord | None:
+        record = self._tasks.get(task_id)
+        if record is None or record.state is not TaskState.CLAIMED or record.boot_id != boot_id:
+            return None
+        return record
+
+    async def finish_task(self, task_id: str, boot_id: str, result: Result, message: Message, now: float) -> CommitResult:
+        record = self._held(task_id, boot_id)
+        if record is None:
+            return CommitResult(False)
+        self._tasks[task_id] = replace(record, state=TaskState.DONE, reported=result, message=None)
+        self._timers.pop(f"timeout|{task_id}", None)
+        self._task_claims.get(boot_id, set()).discard(task_id)
+        return CommitResult(True, self._publish(message, now))
+
+    async def release_task(self, task_id: str, boot_id: str, now: float) -> bool:
+        self._task_claims.get(boot_id, set()).discard(task_id)
+        record = self._held(task_id, boot_id)
+        if record is None:
+            return False
+        self._tasks[task_id] = TaskRecord(
+            record.info,
+            TaskState.DISPATCHED,
+            record.message,
+            dispatched_at=now,
+            cancel_requested=record.cancel_requested,
+        )
+        self._timers.pop(f"timeout|{task_id}", None)
+        return True
+
+    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str) -> bool:
+        record = self._tasks.get(task_id)
+        if record is None or record.boot_id != boot_id:
+            return False
+        self._tasks[task_id] = replace(record, progress=progress, progress_message=message)
+        return True
+
+    async def branch_done(
+        self,
+        job_id: str,
+        fanout_id: str,
+        task_id: str,
+        result: Result,
+        event: Event,
+        settles: Sequence[str],
+        aggregate: Message,
+    ) -> tuple[BranchOutcome, tuple[str, ...]]:
+        branches = self._branches.get(job_id)
+        index = branches.index_of(task_id) if branches is not None and branches.fanout_id == fanout_id else None
+        if branches is None or index is None or branches.results[index][1] is not None:
+            return BranchOutcome.STALE, ()
+        branches.results[index] = (task_id, result)
+        self._drop_task(task_id)
+        self._append([event])
+        for key in settles:
+            self._ledger.pop(key, None)
+        if any(r is None for _, r in branches.results.values()):
+            return BranchOutcome.DONE, ()
+        return BranchOutcome.LAST, self._publish(aggregate, event.timestamp)
+
+    async def replace_branch_task(
+        self,
+        old: TaskInfo,
+        new: NewTask,
+        event: Event,
+        *,
+        message: Message | None = None,
+        timers: Sequence[Timer] = (),
+        settles: Sequence[str] = (),
+    ) -> CommitResult:
+        branches = self._branches.get(old.job_id)
+        index = branches.index_of(old.id) if branches is not None else None
+        if branches is None or index is None or branches.results[index][1] is not None:
+            return CommitResult(False)
+        branches.results[index] = (new.info.id, None)
+        self._drop_task(old.id)
+        self._add_task(new, event.timestamp)
+        self._append([event])
+        for key in settles:
+            self._ledger.pop(key, None)
+        self._timers.update((timer.member, timer.due) for timer in timers)
+        return CommitResult(True, self._publish(message, event.timestamp) if message is not None else ())
+
+    async def branches(self, job_id: str) -> dict[str, Result | None]:
+        branches = self._branches.get(job_id)
+        return {} if branches is None else {t: r for _, (t, r) in sorted(branches.results.items())}
+
+    async def redispatch(self, task_id: str, message: Message, now: float) -> CommitResult:
+        record = self._tasks.get(task_id)
+        if record is None or record.state not in (TaskState.UNROUTED, TaskState.DELAYED, TaskState.DISPATCHED):
+            return CommitResult(False)
+        self._tasks[task_id] = replace(record, state=TaskState.DISPATCHED, dispatched_at=now, message=message)
+        return CommitResult(True, self._publish(message, now))
+
+    async def unrouted(self, task_type: str) -> Sequence[str]:
+        return sorted(i for i, r in self._tasks.items() if r.state is TaskState.UNROUTED and r.info.type == task_type)
+
+    async def unrouted_types(self) -> Sequence[str]:
+        return sorted({r.info.type for r in self._tasks.values() if r.state is TaskState.UNROUTED})
+
+    async def unclaimed(self, dispatched_before: float, limit: int = 1000) -> Sequence[TaskRecord]:
+        found = [
+            r
+            for r in self._tasks.values()
+            if r.state is TaskState.DISPATCHED and not r.info.is_plain and r.dispatched_at < dispatched_before
+        ]
+        return sorted(found, key=lambda r: r.dispatched_at)[:limit]
+
+
+class MemoryStore(_Tasks):
+    """
+    Args:
+        push: gets every published message at once, as a broker would; without it messages wait in the outbox.
+    """
+
+    def __init__(self, push: Callable[[Message], None] | None = None) -> None:
+        super().__init__(push)
+        self._workers: dict[str, tuple[WorkerRecord, float]] = {}
+        self._pins: dict[str, str] = {}
+        self._locks: dict[str, str] = {}
+
+    async def register(self, record: WorkerRecord, now: float, ttl: float) -> None:
+        before = self._workers.get(record.id)
+        if before is not None and before[0].boot_id != record.boot_id:
+            self._boots[before[0].boot_id] = 0
+        self._workers[record.id] = (record, now + ttl)
+        self._boots[record.boot_id] = now + ttl
+
+    async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, record: WorkerRecord | None = None) -> bool:
+        found = self._workers.get(worker_id)
+        if found is None or found[0].boot_id != boot_id or boot_id not in self._boots:
+            return False
+        self._workers[worker_id] = (replace(record or found[0], seen_at=now), now + ttl)
+        self._boots[boot_id] = now + ttl
+        return True
+
+    async def unregister(self, worker_id: str, boot_id: str) -> None:
+        found = self._workers.get(worker_id)
+        if found is not None and found[0].boot_id == boot_id:
+            del self._workers[worker_id]
+        if boot_id in self._boots:
+            self._boots[boot_id] = 0
+
+    async def workers(self, now: float) -> Sequence[WorkerRecord]:
+        self._workers = {i: w for i, w in self._workers.items() if w[1] > now}
+        return [replace(r, seen_at=r.seen_at or r.registered_at) for _, (r, _) in sorted(self._workers.items())]
+
+    async def pin_tasks(self, tasks: dict[str, str | None]) -> dict[str, str]:
+        for task, capability in tasks.items():
+            pinned = self._pins.get(task)
+            if pinned is not None and capability is not None and pinned != capability:
+                raise RegistrationError(
+                    f"task {task!r} belongs to the capability {pinned!r}, pinned by its first worker, not to {capability!r}; "
+                    f"declare it with task_type={pinned!r}, or give it another name"
+                )
+        return {task: self._pins.setdefault(task, capability or task) for task, capability in tasks.items()}
+
+    async def capability_of(self, task_type: str) -> str | None:
+        return self._pins.get(task_type)
+
+    async def capabilities(self) -> dict[str, str]:
+        return dict(self._pins)
+
+    async def ended_boots(self, now: float) -> Sequence[str]:
+        return [boot for boot, expires in self._boots.items() if expires <= now]
+
+    async def claims(self, boot_id: str) -> tuple[dict[str, str], Sequence[str]]:
+        jobs = {job: key for job, (boot, key) in self._job_claims.items() if boot == boot_id}
+        return jobs, sorted(self._task_claims.get(boot_id, ()))
+
+    async def drop_claim(self, boot_id: str, *, job_id: str | None = None, task_id: str | None = None) -> None:
+        if job_id is not None:
+            await self.release_job(job_id, boot_id)
+        if task_id is not None:
+            self._task_claims.get(boot_id, set()).discard(task_id)
+
+    async def forget_boot(self, boot_id: str, now: float) -> None:
+        jobs, tasks = await self.claims(boot_id)
+        if not jobs and not tasks and self._boots.get(boot_id, 0) <= now:
+            self._boots.pop(boot_id, None)
+            self._task_claims.pop(boot_id, None)
+
+    async def due(self, now: float, limit: int = 1000) -> Sequence[Timer]:
+        found = sorted((due, member) for member, due in self._timers.items() if due <= now)
+        return [Timer.from_member(member, due) for due, member in found[:limit]]
+
+    async def set_timer(self, timer: Timer) -> None:
+        self._timers[timer.member] = timer.due
+
+    async def drop_timer(self, member: str) -> None:
+        self._timers.pop(member, None)
+
+    async def publish(self, message: Message, now: float) -> CommitResult:
+        return CommitResult(True, self._publish(message, now))
+
+    async def outbox(self, older_than: float, limit: int = 1000) -> Sequence[tuple[str, Message]]:
+        return [(i, m) for i, (m, at) in self._outbox.items() if at <= older_than][:limit]
+
+    async def outbox_messages(self, ids: Sequence[str]) -> Sequence[tuple[str, Message]]:
+        return [(i, self._outbox[i][0]) for i in ids if i in self._outbox]
+
+    async def clear_outbox(self, ids: Sequence[str]) -> None:
+        for outbox_id in ids:
+            self._outbox.pop(outbox_id, None)
+
+    async def ledger(self, published_before: float, limit: int = 1000) -> Sequence[tuple[Message, float]]:
+        found = [(m, at) for m, at in self._ledger.values() if at <= published_before]
+        return sorted(found, key=lambda row: row[1])[:limit]
+
+    async def ledger_get(self, key: str) -> Message | None:
+        entry = self._ledger.get(key)
+        return entry[0] if entry is not None else None
+
+    async def settle(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._ledger.pop(key, None)
+
+    async def acquire(self, name: str, holder: str, ttl: float) -> bool:
+        return self._locks.setdefault(name, holder) == holder
+
+    async def renew(self, name: str, holder: str, ttl: float) -> bool:
+        return self._locks.get(name) == holder
+
+    async def release(self, name: str, holder: str) -> bool:
+        if self._locks.get(name) != holder:
+            return False
+        del self._locks[name]
+        return True
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...

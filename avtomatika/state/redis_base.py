@@ -1,0 +1,136 @@
+"""What the parts of the Redis store share: the client, the scripts, and commands gathered for one atomic call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
+from importlib.resources import files
+from typing import Any, cast
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+
+from avtomatika.errors import StoreUnavailableError
+from avtomatika.jobs import Message, new_id
+from avtomatika.state.keys import Keys
+
+Word = str | int | float | bytes
+Command = tuple[Word, ...]
+Push = Callable[[Message], tuple[str, str]]
+
+_RETRIED = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError)
+
+
+def dumps(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+loads = json.loads
+
+
+def text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def connect(url: str) -> aioredis.Redis:
+    """A client that repeats a call a few times when its connection breaks: every script here may be repeated."""
+    return aioredis.Redis.from_url(
+        url,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 4),
+        retry_on_error=list(_RETRIED),
+        socket_connect_timeout=2,
+        socket_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=15,
+        decode_responses=True,
+    )
+
+
+class RedisBase:
+    """
+    Args:
+        client: an asyncio client with decoded responses.
+        namespace: prefix of every key.
+        push: where the broker is this same database: message -> (list key, payload) to push in the commit's own call.
+            Without it messages go through the outbox.
+        retention: seconds for which the records of an ended job are kept.
+        stream_length: about how many events the global stream keeps.
+    """
+
+    def __init__(
+        self,
+        client: aioredis.Redis,
+        namespace: str,
+        *,
+        push: Push | None = None,
+        retention: float = 7 * 24 * 3600,
+        stream_length: int = 1_000_000,
+    ) -> None:
+        self._client = client
+        self._keys = Keys(namespace)
+        self._push = push
+        self._retention = int(retention)
+        self._stream_length = stream_length
+
+    def _script(self, name: str) -> Callable[..., Awaitable[Any]]:
+        source = files("avtomatika.state").joinpath("scripts", f"{name}.lua").read_text("utf-8")
+        return cast("Callable[..., Awaitable[Any]]", self._client.register_script(source))
+
+    @cached_property
+    def _guarded(self) -> Callable[..., Awaitable[Any]]:
+        return self._script("guarded")
+
+    async def _ask(self, call: Awaitable[Any]) -> Any:
+        """Awaits one call; a store that is away is StoreUnavailableError."""
+        try:
+            return await call
+        except _RETRIED as exc:
+            raise StoreUnavailableError(f"the state store does not answer ({type(exc).__name__}); it is tried again") from exc
+
+    async def _apply(
+        self, guards: Sequence[tuple[str, str, Word]], commands: Sequence[Command], nonce: str | None = None
+    ) -> bool:
+        """Runs all commands if every guard (key, field, expected value or '') holds, or if this nonce was applied before."""
+        words: list[Word] = [nonce or new_id()]
+        for _, field, expected in guards:
+            words += (field, expected)
+        words += flat(commands)
+        return int(await self._ask(self._guarded(keys=[key for key, _, _ in guards], args=words))) > 0
+
+    def _publish(self, message: Message, now: float) -> tuple[list[Command], str | None]:
+        """Commands that publish a message (or put it into the outbox, whose id is the second item)."""
+        commands: list[Command] = []
+        outbox_id = None
+        if message.key is not None:
+            commands += self._to_ledger(message, now)
+        if self._push is not None and not message.exchange:
+            commands.append(("LPUSH", *self._push(message)))
+        else:
+            outbox_id = new_id()
+            commands.append(("HSET", self._keys.outbox, outbox_id, dumps(message.to_dict())))
+            commands.append(("ZADD", self._keys.outbox_at, now, outbox_id))
+        return commands, outbox_id
+
+    def _to_ledger(self, message: Message, now: float) -> list[Command]:
+        assert message.key is not None
+        return [
+            ("HSET", self._keys.ledger, message.key, dumps(message.to_dict())),
+            ("ZADD", self._keys.ledger_at, now, message.key),
+        ]
+
+    def _settle(self, keys: Sequence[str]) -> list[Command]:
+        if not keys:
+            return []
+        return [("HDEL", self._keys.ledger, *keys), ("ZREM", self._keys.ledger_at, *keys)]
+
+
+def flat(commands: Sequence[Command]) -> list[Word]:
+    """Commands as guarded.lua reads them: count, word, word, …"""
+    words: list[Word] = []
+    for command in commands:
+        words.append(len(command))
+        words += command
+    return words
