@@ -1,0 +1,76 @@
+"""Publishes prepared messages that a commit could not push itself: on RabbitMQ, or on a Redis that is not the state's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from avtomatika.broker.queues import capability_queue, default_queue
+from avtomatika.broker.redis import redis_priority
+from avtomatika.jobs import Message
+from avtomatika.state.base import OutboxStore
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Moves messages from the outbox to the broker. What fails stays in the outbox, and the watcher repeats it."""
+
+    def __init__(self, app: Celery, store: OutboxStore) -> None:
+        self._app = app
+        self._store = store
+
+    async def flush(self, outbox_ids: Sequence[str]) -> int:
+        """Publishes those entries and clears them; returns how many reached the broker."""
+        if not outbox_ids:
+            return 0
+        entries = await self._store.outbox_messages(outbox_ids)
+        sent = await asyncio.to_thread(self._send, entries)
+        await self._store.clear_outbox(sent)
+        return len(sent)
+
+    def _send(self, entries: Sequence[tuple[str, Message]]) -> list[str]:
+        sent: list[str] = []
+        with self._app.producer_pool.acquire(block=True, timeout=10) as producer:
+            on_redis = producer.connection.transport.driver_type == "redis"
+            for outbox_id, message in entries:
+                priority = message.priority
+                if priority is not None and on_redis:
+                    priority = redis_priority(priority)
+                try:
+                    producer.publish(
+                        message.body,
+                        exchange=message.exchange,
+                        routing_key=message.queue,
+                        headers=message.headers,
+                        content_type=message.content_type,
+                        content_encoding=message.content_encoding,
+                        priority=priority,
+                        delivery_mode=2,
+                        declare=_declared(message),
+                        mandatory=True,
+                        retry=True,
+                        retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
+                        **{name: value for name, value in message.properties.items() if value},
+                    )
+                except (OperationalError, OSError) as exc:
+                    logger.warning(
+                        "a message stays in the outbox: the broker does not take it (%s)",
+                        type(exc).__name__,
+                        extra={"action": "publish", "queue": message.queue},
+                    )
+                    break
+                sent.append(outbox_id)
+        return sent
+
+
+def _declared(message: Message) -> list[object]:
+    if message.declare == "capability":
+        return [capability_queue(message.queue)]
+    if message.declare == "default":
+        return [default_queue(message.queue)]
+    return []
