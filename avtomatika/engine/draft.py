@@ -1,0 +1,109 @@
+"""Drafts of commits: from a job and what happened to it, the change to store. Pure but for the ids it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from avtomatika.compiler import Compiler, child_key
+from avtomatika.jobs import JSON, Event, FanOut, Job, JobStatus, Message, TaskInfo, TaskState, Timer, Waiting
+from avtomatika.state.base import Commit, NewTask
+
+
+@dataclass
+class Draft:
+    """One change of one job in the making. `job` is the record as it is stored now; `commit()` closes the draft.
+
+    Attributes:
+        status_now: the status by which the store indexes the job now.
+    """
+
+    job: Job
+    now: float
+    compiler: Compiler
+    boot_id: str | None = None
+    settles: tuple[str, ...] = ()
+    changes: JSON = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    tasks: list[NewTask] = field(default_factory=list)
+    children: list[Commit] = field(default_factory=list)
+    timers: list[Timer] = field(default_factory=list)
+    drop_tasks: list[str] = field(default_factory=list)
+    drop_branches: bool = False
+
+    @property
+    def next_version(self) -> int:
+        return self.job.version + 1
+
+    def event(self, event_type: str, **fields: Any) -> None:
+        """Adds a line of history."""
+        event_id = f"{self.job.id}:{self.next_version}:{len(self.events)}"
+        self.events.append(Event(event_id, self.job.id, event_type, self.now, **fields))
+
+    def set(self, **changes: Any) -> None:
+        self.changes.update(changes)
+
+    def enter(self, state: str) -> None:
+        """The job goes on with a state."""
+        self.set(current_state=state, status=JobStatus.RUNNING, waiting=None, step_failures=0)
+
+    def wait(self, status: JobStatus, waiting: Waiting | None) -> None:
+        self.set(status=status, waiting=waiting, step_failures=0)
+
+    def end(self, status: JobStatus, reason: str | None = None) -> None:
+        """The job ends; its parent, if it has one, is told in the same change."""
+        self.set(status=status, waiting=None)
+        if reason is not None:
+            self.set(error_message=reason)
+        details = {"reason": reason} if reason else {}
+        self.event(f"job_{status.value}", state=self.changes.get("current_state", self.job.current_state), details=details)
+        if self.job.parent_job_id is not None:
+            self.messages.append(self.compiler.child_message(self.job.parent_job_id, self.job.id, self.now))
+
+    def task(self, info: TaskInfo, capability: str | None) -> None:
+        """Stores an attempt and publishes it, or lets it wait in the store while nobody has named its capability."""
+        if capability is None and not info.is_plain:
+            self.tasks.append(NewTask(info, TaskState.UNROUTED))
+            return
+        message = self.compiler.task_message(info, capability, self.now)
+        self.messages.append(message)
+        self.tasks.append(NewTask(info, TaskState.DISPATCHED, message))
+        if info.is_plain and info.timeout_seconds is not None:
+            self.timers.append(Timer("timeout", info.id, self.now + info.timeout_seconds))
+
+    def leave_waiting(self) -> None:
+        """Whatever the job waited for is over: its messages and results do nothing from now on."""
+        waiting = self.job.waiting
+        if isinstance(waiting, TaskInfo):
+            self.drop_tasks.append(waiting.id)
+        elif isinstance(waiting, FanOut):
+            self.drop_branches = True
+        elif waiting is not None and hasattr(waiting, "job_id"):
+            self.settles += (child_key(waiting.job_id),)
+
+    def commit(self, *, keep_claim: bool = False) -> Commit:
+        job = replace(self.job, **self.changes, version=self.next_version, updated_at=self.now)
+        return Commit(
+            job=job,
+            expected_version=self.job.version,
+            previous_status=self.job.status,
+            events=tuple(self.events),
+            messages=tuple(self.messages),
+            tasks=tuple(self.tasks),
+            drop_tasks=tuple(self.drop_tasks),
+            drop_branches=self.drop_branches,
+            children=tuple(self.children),
+            timers=tuple(self.timers),
+            settles=self.settles,
+            boot_id=self.boot_id,
+            keep_claim=keep_claim,
+        )
+
+
+def new_job_commit(job: Job, compiler: Compiler, now: float) -> Commit:
+    """A job comes into being, with the message that starts it."""
+    created = Event(
+        f"{job.id}:0:0", job.id, "job_created", now, state=job.current_state, details={"blueprint": job.blueprint_name}
+    )
+    return Commit(job, None, events=(created,), messages=(compiler.step_message(job.id, 0, now),))

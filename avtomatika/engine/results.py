@@ -1,0 +1,298 @@
+"""What comes back: results of tasks and branches, ends of child jobs, decisions of people."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from avtomatika.compiler import aggregate_key, child_key, resume_key, step_key
+from avtomatika.engine.draft import Draft
+from avtomatika.engine.steps import Aggregated, Executor
+from avtomatika.engine.verdict import Judgement, Verdict, backoff, by_transition, exhausted, judge, judge_branch
+from avtomatika.errors import UnknownJobError, WrongStateError
+from avtomatika.jobs import (
+    Approval,
+    Event,
+    FanOut,
+    Job,
+    JobStatus,
+    Result,
+    SubJob,
+    TaskInfo,
+    TaskState,
+    Timer,
+)
+from avtomatika.state.base import BranchOutcome, ClaimOutcome, NewTask
+
+logger = logging.getLogger(__name__)
+
+_CHILD_RESULT = {
+    JobStatus.FINISHED: Result.SUCCESS,
+    JobStatus.FAILED: Result.FAILURE,
+    JobStatus.QUARANTINED: Result.FAILURE,
+    JobStatus.CANCELLED: Result.CANCELLED,
+}
+
+
+class Engine(Executor):
+    """Takes control messages. Each of them may come twice, late, or out of order: what does not fit does nothing."""
+
+    async def step(self, job_id: str, version: int) -> None:
+        """Goes on with a job at one version."""
+        key = step_key(job_id, version)
+        job = await self._claim(job_id, key, version)
+        if job is not None:
+            await self.run(job, (key,))
+
+    async def resume(self, job_id: str, task_id: str, envelope: Any, fanout_id: str | None = None) -> None:
+        """Takes the result of one attempt."""
+        result = Result.from_value(envelope)
+        meta = envelope.get("meta") if isinstance(envelope, Mapping) else None
+        if fanout_id is not None:
+            await self._take_branch(job_id, fanout_id, task_id, result, meta or {})
+            return
+        key = resume_key(task_id)
+        job = await self._claim(job_id, key)
+        if job is None:
+            return
+        if not isinstance(job.waiting, TaskInfo) or job.waiting.id != task_id:
+            await self._unclaim(job, key)
+            return
+        info = job.waiting
+        draft = self.draft(job, (key,))
+        draft.drop_tasks.append(task_id)
+        judgement = judge(info, result, self.settings.job_max_retries)
+        draft.event("task_finished", **_outcome(job, info, result, judgement, meta or {}))
+        if judgement.verdict is Verdict.RETRY:
+            await self._retry(draft, info, judgement.reason)
+        else:
+            await self._follow(draft, judgement, result)
+
+    async def aggregate(self, job_id: str, fanout_id: str) -> None:
+        """Runs the aggregator once all branches of a fan-out are done."""
+        key = aggregate_key(fanout_id)
+        job = await self._claim(job_id, key)
+        if job is None:
+            return
+        if not isinstance(job.waiting, FanOut) or job.waiting.id != fanout_id:
+            await self._unclaim(job, key)
+            return
+        results = await self.store.branches(job_id)
+        envelopes = {task_id: result.to_dict() for task_id, result in results.items() if result is not None}
+        await self.run(job, (key,), Aggregated(job.waiting.aggregate_into, envelopes))
+
+    async def child_ended(self, job_id: str, child_id: str) -> None:
+        """Resumes a parent with the end of its child."""
+        key = child_key(child_id)
+        child = await self.store.load(child_id)
+        job = await self._claim(job_id, key)
+        if job is None:
+            return
+        waits = isinstance(job.waiting, SubJob) and job.waiting.job_id == child_id
+        if not isinstance(job.waiting, SubJob) or not waits or child is None or not child.status.is_terminal:
+            await self._unclaim(job, key)
+            return
+        status = _CHILD_RESULT[child.status]
+        if child.status.value in job.waiting.transitions:
+            status = child.status.value
+        result = Result.from_value(child.result) if status == Result.SUCCESS else Result(status)
+        what = f"child job {child.id} ({child.blueprint_name})"
+        judgement = by_transition(job.waiting.transitions, status, child.error_message, what)
+        draft = self.draft(job, (key,))
+        details = {"job_id": child_id, "status": child.status.value}
+        draft.event("sub_job_finished", state=job.current_state, next_state=judgement.state, details=details)
+        await self._follow(draft, judgement, Result(status, result.data))
+
+    async def decide(
+        self, job_id: str, decision: str, *, comment: str | None = None, who: str = "", token: str | None = None
+    ) -> Job:
+        """Answers the question that a job waits with; the job goes on in the state that the decision leads to.
+
+        Args:
+            token: where given, it must be the single-use token of this very question.
+
+        Raises:
+            UnknownJobError: no such job.
+            WrongStateError: it waits for no decision, the decision is not among its transitions, or the token is not its.
+        """
+        job = await self.store.load(job_id)
+        if job is None:
+            raise UnknownJobError(job_id)
+        if not isinstance(job.waiting, Approval):
+            raise WrongStateError(f"job {job_id} is {job.status.value}: it waits for no decision")
+        approval = job.waiting
+        if token is not None and not hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), approval.token_hash):
+            raise WrongStateError("this token does not belong to the question that the job waits with")
+        state = approval.transitions.get(decision)
+        if state is None:
+            listed = ", ".join(sorted(approval.transitions)) or "none"
+            raise WrongStateError(f"decision {decision!r} is none of: {listed}")
+        draft = Draft(job, self.clock(), self.compiler)
+        details = {"decision": decision, "by": who, **({"comment": comment} if comment else {})}
+        draft.event("approval_decided", state=job.current_state, next_state=state, details=details)
+        said = {"approval": {"decision": decision, "comment": comment, "by": who}}
+        draft.set(state_history={**job.state_history, **said})
+        draft.enter(state)
+        draft.messages.append(self.compiler.step_message(job.id, draft.next_version, draft.now))
+        commit = draft.commit()
+        if not await self.commit(commit):
+            raise WrongStateError(f"job {job_id} was decided by somebody else at the same time")
+        return commit.job
+
+    async def _claim(self, job_id: str, key: str, version: int | None = None) -> Job | None:
+        claim = await self.store.claim_job(job_id, self.boot_id, self.clock(), key, version=version)
+        if claim.outcome is ClaimOutcome.STALE:
+            await self.store.settle([key])
+        return claim.job
+
+    async def _unclaim(self, job: Job, key: str) -> None:
+        """The message belongs to something that is over."""
+        await self.store.release_job(job.id, self.boot_id)
+        await self.store.settle([key])
+
+    async def _follow(self, draft: Draft, judgement: Judgement, result: Result) -> None:
+        """Merges a result into the job and goes where the judgement says."""
+        job = draft.job
+        draft.set(state_history={**job.state_history, **result.data}, error_message=judgement.reason or job.error_message)
+        if judgement.verdict is Verdict.NEXT:
+            assert judgement.state is not None
+            draft.enter(judgement.state)
+            commit = draft.commit(keep_claim=True)
+            if await self.commit(commit):
+                await self.run(commit.job)
+            return
+        draft.end(JobStatus(judgement.verdict.value), judgement.reason)
+        await self.commit(draft.commit())
+
+    async def _retry(self, draft: Draft, info: TaskInfo, reason: str | None) -> None:
+        """Another attempt, after a pause, under a new id."""
+        again = info.again(now=draft.now)
+        wait = backoff(info.retries, info.attempt - info.deaths, self.settings.retry_backoff_seconds)
+        draft.set(status=JobStatus.AWAITING_RETRY, waiting=again, retry_count=draft.job.retry_count + 1, error_message=reason)
+        draft.event(
+            "task_retry",
+            state=draft.job.current_state,
+            task_id=again.id,
+            attempt=again.attempt,
+            details={"reason": reason, "type": info.type},
+        )
+        draft.timers.append(Timer("task", f"{draft.job.id}|{again.id}", draft.now + wait))
+        await self.commit(draft.commit())
+
+    async def _take_branch(self, job_id: str, fanout_id: str, task_id: str, result: Result, meta: Mapping[str, Any]) -> None:
+        key = resume_key(task_id)
+        if result.status == Result.FAILURE:
+            record = await self.store.get_task(task_id)
+            if record is None:
+                await self.store.settle([key])
+                return
+            if judge_branch(record.info, result, self.settings.job_max_retries) is Verdict.RETRY:
+                await self._retry_branch(record.info, result, key)
+                return
+        now = self.clock()
+        details = {"status": result.status, "type": meta.get("type")}
+        if result.error is not None:
+            details["error"] = result.to_dict()["error"]
+        event = Event(
+            f"{job_id}:{task_id}",
+            job_id,
+            "branch_finished",
+            now,
+            task_id=task_id,
+            worker_id=meta.get("worker_id"),
+            attempt=meta.get("attempt"),
+            duration_ms=meta.get("duration_ms"),
+            details=details,
+        )
+        aggregate = self.compiler.aggregate_message(job_id, fanout_id, now)
+        outcome, outbox = await self.store.branch_done(job_id, fanout_id, task_id, result, event, [key], aggregate)
+        if outcome is BranchOutcome.STALE:
+            await self.store.settle([key])
+        await self.publisher.flush(outbox)
+
+    async def _retry_branch(self, info: TaskInfo, result: Result, key: str) -> None:
+        now = self.clock()
+        again = info.again(now=now)
+        wait = backoff(info.retries, info.attempt - info.deaths, self.settings.retry_backoff_seconds)
+        event = self.branch_event("branch_retry", again, now, reason=result.error.message if result.error else "")
+        timer = Timer("branch", again.id, now + wait)
+        done = await self.store.replace_branch_task(info, NewTask(again, TaskState.DELAYED), event, timers=[timer], settles=[key])
+        if not done.applied:
+            await self.store.settle([key])
+
+    @staticmethod
+    def branch_event(event_type: str, info: TaskInfo, now: float, **details: Any) -> Event:
+        return Event(
+            f"{info.job_id}:{info.id}:{event_type}",
+            info.job_id,
+            event_type,
+            now,
+            task_id=info.id,
+            attempt=info.attempt,
+            details={"type": info.type, **details},
+        )
+
+    async def attempt_lost(self, info: TaskInfo, reason: str) -> None:
+        """The worker of a claimed attempt is gone: the next attempt is dispatched at once, and deaths are counted.
+
+        After more than JOB_MAX_RETRIES deaths the task itself is suspected of killing its workers.
+        """
+        now = self.clock()
+        poison = info.deaths >= self.settings.job_max_retries
+        again = info.again(died=True, now=now)
+        if info.branch is not None:
+            if poison:
+                result = Result.failure("WORKER_LOST", f"{reason} ({info.deaths + 1} times)")
+                assert info.fanout_id is not None
+                await self._take_branch(info.job_id, info.fanout_id, info.id, result, {"attempt": info.attempt})
+                return
+            new, message = await self._new_attempt(again, now)
+            event = self.branch_event("branch_lost", again, now, reason=reason)
+            done = await self.store.replace_branch_task(info, new, event, message=message)
+            await self.publisher.flush(done.outbox)
+            return
+        job = await self.store.load(info.job_id)
+        if job is None or not isinstance(job.waiting, TaskInfo) or job.waiting.id != info.id:
+            return
+        draft = Draft(job, now, self.compiler)
+        draft.drop_tasks.append(info.id)
+        draft.event("task_lost", state=job.current_state, task_id=info.id, attempt=info.attempt, details={"reason": reason})
+        if poison:
+            judgement = exhausted(info, f"{reason}, {info.deaths + 1} times: does the task kill its worker?")
+            if judgement.verdict is Verdict.NEXT:
+                assert judgement.state is not None
+                draft.set(error_message=judgement.reason)
+                draft.enter(judgement.state)
+                draft.messages.append(self.compiler.step_message(job.id, draft.next_version, now))
+            else:
+                draft.end(JobStatus.QUARANTINED, judgement.reason)
+        else:
+            draft.set(waiting=again)
+            draft.task(again, await self._capability(again))
+        await self.commit(draft.commit())
+
+    async def _new_attempt(self, info: TaskInfo, now: float) -> tuple[NewTask, Any]:
+        capability = await self._capability(info)
+        if capability is None and not info.is_plain:
+            return NewTask(info, TaskState.UNROUTED), None
+        message = self.compiler.task_message(info, capability, now)
+        return NewTask(info, TaskState.DISPATCHED, message), message
+
+
+def _outcome(job: Job, info: TaskInfo, result: Result, judgement: Judgement, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a `task_finished` event."""
+    details: dict[str, Any] = {"status": result.status, "type": info.type}
+    if result.error is not None:
+        details["error"] = {"code": result.error.code, "message": result.error.message}
+    return {
+        "state": job.current_state,
+        "next_state": judgement.state,
+        "task_id": info.id,
+        "worker_id": meta.get("worker_id"),
+        "attempt": info.attempt,
+        "duration_ms": meta.get("duration_ms"),
+        "details": details,
+    }

@@ -1,0 +1,338 @@
+"""The executor: runs handlers, turns what they decide into commits, and goes on while nobody has to be waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from avtomatika.blueprint.actions import (
+    Action,
+    ActionFactory,
+    AwaitApproval,
+    DispatchParallel,
+    DispatchTask,
+    RunBlueprint,
+    TransitionTo,
+)
+from avtomatika.blueprint.blueprint import Blueprint
+from avtomatika.blueprint.context import JobContext
+from avtomatika.blueprint.registry import BlueprintRegistry
+from avtomatika.broker.publisher import Publisher
+from avtomatika.compiler import Compiler
+from avtomatika.engine.draft import Draft, new_job_commit
+from avtomatika.engine.verdict import backoff
+from avtomatika.errors import HandlerError, StoreUnavailableError, UnknownBlueprintError
+from avtomatika.jobs import JSON, Approval, FanOut, Job, JobStatus, RetryPolicy, SubJob, TaskInfo, Timer, new_id
+from avtomatika.settings import Settings
+from avtomatika.state.base import Commit, CommitResult, Store
+
+logger = logging.getLogger(__name__)
+
+#: End states whose name is a terminal status give the job that status; every other end state means finished.
+_END_STATUS = {"failed": JobStatus.FAILED, "cancelled": JobStatus.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one handler call came to."""
+
+    action: Action | None
+    state_history: JSON
+    value: Any
+    is_end: bool
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregated:
+    """The results that an aggregator is called with, and its state."""
+
+    state: str
+    results: dict[str, JSON]
+
+
+class Executor:
+    """Runs jobs that this process has claimed."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        compiler: Compiler,
+        publisher: Publisher,
+        blueprints: BlueprintRegistry,
+        settings: Settings,
+        boot_id: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.compiler = compiler
+        self.publisher = publisher
+        self.blueprints = blueprints
+        self.settings = settings
+        self.boot_id = boot_id
+        self.clock = clock
+        self._capabilities: dict[str, str] = {}
+
+    def draft(self, job: Job, settles: tuple[str, ...] = ()) -> Draft:
+        return Draft(job, self.clock(), self.compiler, self.boot_id, settles)
+
+    async def commit(self, commit: Commit) -> bool:
+        """Applies a commit and publishes what it could not push itself; false where another change came first."""
+        done = await self._persist(commit)
+        if not done.applied:
+            await self.store.release_job(commit.job.id, self.boot_id)
+            return False
+        await self.publisher.flush(done.outbox)
+        return True
+
+    async def _persist(self, commit: Commit) -> CommitResult:
+        """Commits as soon as the store answers: a handler that has run shall not run again because Redis restarts."""
+        wait = 0.1
+        while True:
+            try:
+                return await self.store.commit(commit)
+            except StoreUnavailableError as exc:
+                logger.warning("a commit waits for the store: %s", exc, extra={"action": "commit", "job_id": commit.job.id})
+                await asyncio.sleep(wait)
+                wait = min(2.0, wait * 2)
+
+    async def capability_of(self, task_type: str) -> str | None:
+        """The pinned capability; pins never change, so that a known one is remembered."""
+        found = self._capabilities.get(task_type)
+        if found is None:
+            found = await self.store.capability_of(task_type)
+            if found is not None:
+                self._capabilities[task_type] = found
+        return found
+
+    async def run(self, job: Job, settles: tuple[str, ...] = (), aggregated: Aggregated | None = None) -> None:
+        """Runs the job's handlers until it waits or ends. The job must be claimed by this process.
+
+        After MAX_TRANSITIONS_PER_STEP handlers it goes back to the queue, so that no job keeps an orchestrator to itself.
+        """
+        for turn in range(1, self.settings.max_transitions_per_step + 1):
+            draft = self.draft(job, settles)
+            try:
+                decision = await self._decide(job, aggregated)
+            except HandlerError as exc:
+                self._quarantine(draft, str(exc))
+                await self.commit(draft.commit())
+                return
+            except Exception as exc:
+                self._handler_failed(draft, exc, aggregated)
+                await self.commit(draft.commit())
+                return
+            draft = self.draft(job, settles)
+            try:
+                goes_on = await self._apply(draft, decision, aggregated)
+                if goes_on and turn == self.settings.max_transitions_per_step:
+                    draft.messages.append(self.compiler.step_message(job.id, draft.next_version, draft.now))
+                    goes_on = False
+                commit = draft.commit(keep_claim=goes_on)
+                _assert_json(commit.job)
+            except HandlerError as exc:
+                draft = self.draft(job, settles)
+                self._quarantine(draft, str(exc))
+                commit, goes_on = draft.commit(), False
+            if not await self.commit(commit) or not goes_on:
+                return
+            job, settles, aggregated = commit.job, (), None
+
+    async def _decide(self, job: Job, aggregated: Aggregated | None) -> Decision:
+        blueprint = self._blueprint(job.blueprint_name)
+        context = self._context(job, blueprint, aggregated)
+        handler = blueprint.select(context) if aggregated is None else blueprint.aggregator(aggregated.state)
+        began = time.perf_counter()
+        value = await handler.call(context)
+        duration = round((time.perf_counter() - began) * 1000, 3)
+        action = context.actions.action
+        if handler.is_end and action is not None:
+            raise HandlerError(
+                f"{handler.name} handles the end state {job.current_state!r} and decided an action; "
+                "an end state decides none: drop the action, or is_end=True"
+            )
+        if not handler.is_end and action is None:
+            raise HandlerError(
+                f"{handler.name} handled state {context.current_state!r} and decided no action; "
+                "call one of the actions on every path, or mark the state is_end=True"
+            )
+        return Decision(action, context.state_history, value, handler.is_end, duration)
+
+    def _blueprint(self, name: str) -> Blueprint:
+        try:
+            return self.blueprints.get(name)
+        except UnknownBlueprintError as exc:
+            raise HandlerError(f"this orchestrator does not know the blueprint: {exc}") from None
+
+    def _context(self, job: Job, blueprint: Blueprint, aggregated: Aggregated | None) -> JobContext:
+        # Deep copies: what a handler changes counts only if its step is committed.
+        return JobContext(
+            job_id=job.id,
+            current_state=job.current_state if aggregated is None else aggregated.state,
+            initial_data=copy.deepcopy(job.initial_data),
+            state_history=copy.deepcopy(job.state_history),
+            actions=ActionFactory(job.id),
+            client=job.client,
+            data_stores=blueprint.data_stores,
+            tracing_context=dict(job.tracing_context),
+            aggregation_results=aggregated.results if aggregated is not None else None,
+        )
+
+    async def _apply(self, draft: Draft, decision: Decision, aggregated: Aggregated | None) -> bool:
+        """Puts a decision into the draft; true where the job goes on at once."""
+        draft.set(state_history=decision.state_history)
+        if aggregated is not None:
+            draft.leave_waiting()
+            draft.set(current_state=aggregated.state)
+            draft.event("aggregated", state=aggregated.state, duration_ms=decision.duration_ms)
+        state = draft.changes.get("current_state", draft.job.current_state)
+        match decision.action:
+            case None:
+                draft.set(result=decision.value)
+                draft.end(_END_STATUS.get(state, JobStatus.FINISHED))
+                return False
+            case TransitionTo(target):
+                draft.event("transition", state=state, next_state=target, duration_ms=decision.duration_ms)
+                draft.enter(target)
+                return True
+            case DispatchTask() as action:
+                info = self._task_info(draft, action)
+                draft.wait(JobStatus.WAITING_FOR_WORKER, info)
+                draft.event("task_dispatched", state=state, task_id=info.id, attempt=1, details={"type": info.type})
+                draft.task(info, await self._capability(info))
+            case DispatchParallel() as action:
+                await self._fan_out(draft, action, state)
+            case RunBlueprint() as action:
+                self._run_child(draft, action, state)
+            case AwaitApproval() as action:
+                self._ask_person(draft, action, state)
+        return False
+
+    async def _capability(self, info: TaskInfo) -> str | None:
+        return None if info.is_plain else await self.capability_of(info.type)
+
+    def _task_info(self, draft: Draft, action: DispatchTask, branch: int | None = None, fanout_id: str | None = None) -> TaskInfo:
+        queue = action.queue
+        if queue is None and self.compiler.is_routed(action.type):
+            queue = ""
+        _assert_params(action)
+        timeout = action.timeout_seconds
+        if timeout is None and queue is not None:
+            timeout = self.settings.worker_timeout_seconds  # nobody claims a plain task: its clock starts here
+        return TaskInfo(
+            id=new_id(),
+            job_id=draft.job.id,
+            type=action.type,
+            params=action.params,
+            transitions=action.transitions,
+            branch=branch,
+            fanout_id=fanout_id,
+            priority=action.priority or draft.job.priority,
+            queue=queue,
+            timeout_seconds=timeout,
+            dispatch_timeout_seconds=action.dispatch_timeout_seconds,
+            retries=action.retries,
+            dispatch_strategy=action.dispatch_strategy,
+            resource_requirements=action.resource_requirements,
+            max_cost=action.max_cost,
+            tracing_context=draft.job.tracing_context,
+            created_at=draft.now,
+        )
+
+    async def _fan_out(self, draft: Draft, action: DispatchParallel, state: str) -> None:
+        fanout = FanOut(new_id(), action.aggregate_into, len(action.tasks))
+        draft.wait(JobStatus.WAITING_FOR_PARALLEL_TASKS, fanout)
+        types = sorted({task.type for task in action.tasks})
+        draft.event(
+            "tasks_dispatched",
+            state=state,
+            next_state=action.aggregate_into,
+            details={"count": fanout.total, "types": types},
+        )
+        for index, task in enumerate(action.tasks):
+            info = self._task_info(draft, task, index, fanout.id)
+            draft.task(info, await self._capability(info))
+        if not action.tasks:
+            draft.messages.append(self.compiler.aggregate_message(draft.job.id, fanout.id, draft.now))
+
+    def _run_child(self, draft: Draft, action: RunBlueprint, state: str) -> None:
+        blueprint = self._blueprint(action.blueprint_name)
+        parent = draft.job
+        child = Job(
+            id=new_id(),
+            blueprint_name=blueprint.name,
+            current_state=start_state(blueprint),
+            initial_data=action.initial_data,
+            client=parent.client,
+            priority=parent.priority,
+            tags=parent.tags,
+            parent_job_id=parent.id,
+            tracing_context=parent.tracing_context,
+            created_at=draft.now,
+            updated_at=draft.now,
+        )
+        draft.wait(JobStatus.WAITING_FOR_SUB_JOB, SubJob(child.id, blueprint.name, action.transitions))
+        draft.set(child_job_ids=(*parent.child_job_ids, child.id))
+        draft.event("sub_job_started", state=state, details={"job_id": child.id, "blueprint": blueprint.name})
+        draft.children.append(new_job_commit(child, self.compiler, draft.now))
+
+    def _ask_person(self, draft: Draft, action: AwaitApproval, state: str) -> None:
+        token = secrets.token_urlsafe(32)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        approval = Approval(new_id(), action.integration, action.message, action.transitions, digest, draft.now)
+        draft.wait(JobStatus.WAITING_FOR_HUMAN, approval)
+        details = {"message": action.message, "integration": action.integration, "decisions": sorted(action.transitions)}
+        draft.event("approval_requested", state=state, details=details)
+
+    def _quarantine(self, draft: Draft, reason: str) -> None:
+        logger.warning("job quarantined: %s", reason, extra={"action": "quarantine", "job_id": draft.job.id})
+        draft.leave_waiting()
+        draft.end(JobStatus.QUARANTINED, reason)
+
+    def _handler_failed(self, draft: Draft, exc: Exception, aggregated: Aggregated | None) -> None:
+        """A handler raised: again after a pause, or quarantine once it has failed too often in a row."""
+        job = draft.job
+        failures = job.step_failures + 1
+        reason = f"handler of state {job.current_state!r} raised {type(exc).__name__}: {exc}"
+        logger.warning(reason, exc_info=exc, extra={"action": "handler_failed", "job_id": job.id})
+        if failures > self.settings.job_max_retries:
+            self._quarantine(draft, f"{reason} ({failures} times in a row)")
+            return
+        wait = backoff(RetryPolicy(), failures, self.settings.retry_backoff_seconds)
+        draft.set(status=JobStatus.AWAITING_RETRY, step_failures=failures, retry_count=job.retry_count + 1, error_message=reason)
+        draft.event("handler_retry", state=job.current_state, attempt=failures, details={"reason": reason})
+        kind = "step" if aggregated is None else "aggregate"
+        draft.timers.append(Timer(kind, f"{job.id}|{draft.next_version}", draft.now + wait))
+
+
+def _assert_json(job: Job) -> None:
+    try:
+        json.dumps(job.state_history, allow_nan=False)
+        json.dumps(job.result, allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        raise HandlerError(
+            f"the handler of state {job.current_state!r} left something in state_history (or returned something) "
+            f"that is not JSON: {exc}; keep plain values there, and references to everything else"
+        ) from None
+
+
+def _assert_params(action: DispatchTask) -> None:
+    try:
+        json.dumps(action.params, allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        raise HandlerError(f"params of task {action.type!r} are not JSON: {exc}") from None
+
+
+def start_state(blueprint: Blueprint) -> str:
+    """The start state of a registered blueprint, which always has one."""
+    assert blueprint.start_state is not None
+    return blueprint.start_state

@@ -1,0 +1,113 @@
+"""The engine's Celery tasks, on queue `orchestrator`: thin shells around the engine's methods."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, Task
+from celery.exceptions import BackendError
+
+from avtomatika.compiler import AGGREGATE, CHILD_ENDED, RESUME, RESUME_ERROR, STEP
+from avtomatika.engine.fleet import envelope_of_failure
+from avtomatika.errors import StoreUnavailableError
+from avtomatika.worker.pool import Requeue, TaskRequest
+from avtomatika.worker.requests import request_of
+
+if TYPE_CHECKING:
+    from avtomatika.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+class ControlTask(Task):
+    """A control message. It runs on the pool's loop; under Celery's own pools on a loop beside them."""
+
+    abstract = True
+    acks_late = True
+    ignore_result = True
+    typing = False
+    runtime: Runtime
+
+    async def run_async(self, request: TaskRequest) -> None:
+        job_id = request.kwargs["job_id"]
+        wait = 0.1
+        while True:
+            try:
+                await self.handle(*request.args, **request.kwargs)
+                return
+            except StoreUnavailableError as exc:
+                logger.warning("%s waits for the store: %s", self.name, exc, extra={"action": self.name, "job_id": job_id})
+                await asyncio.sleep(wait)
+                wait = min(2.0, wait * 2)
+                await self._release(job_id)
+            except asyncio.CancelledError:
+                # The process is stopping: whoever takes the message next goes on.
+                await self._release(job_id)
+                raise Requeue from None
+            except Exception:
+                await self._release(job_id)
+                raise
+
+    async def _release(self, job_id: str) -> None:
+        try:
+            await self.runtime.store.release_job(job_id, self.runtime.boot_id)
+        except StoreUnavailableError:
+            logger.debug("the claim stays until this boot ends or the store is back", extra={"job_id": job_id})
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        self.runtime.run(self.run_async(request_of(self, args, kwargs)))
+
+    def handle(self, *args: Any, **kwargs: Any) -> Awaitable[None]:
+        raise NotImplementedError
+
+
+class Step(ControlTask):
+    name = STEP
+
+    def handle(self, job_id: str, version: int) -> Awaitable[None]:
+        return self.runtime.engine.step(job_id, version)
+
+
+class Resume(ControlTask):
+    name = RESUME
+
+    def handle(self, envelope: Any, *, job_id: str, task_id: str, fanout_id: str | None = None) -> Awaitable[None]:
+        return self.runtime.engine.resume(job_id, task_id, envelope, fanout_id)
+
+
+class ResumeError(ControlTask):
+    """What a plain Celery task's worker calls when the task raised: it knows the id only, not the exception."""
+
+    name = RESUME_ERROR
+
+    async def handle(self, task_id: str, *_: Any, job_id: str, fanout_id: str | None = None) -> None:
+        try:
+            envelope = await asyncio.to_thread(envelope_of_failure, self.runtime.settings, task_id)
+        except (BackendError, OSError) as exc:
+            raise StoreUnavailableError(f"the fleet's result backend does not answer: {exc}") from exc
+        await self.runtime.engine.resume(job_id, task_id, envelope, fanout_id)
+
+
+class Aggregate(ControlTask):
+    name = AGGREGATE
+
+    def handle(self, *_: Any, job_id: str, fanout_id: str) -> Awaitable[None]:
+        return self.runtime.engine.aggregate(job_id, fanout_id)
+
+
+class ChildEnded(ControlTask):
+    name = CHILD_ENDED
+
+    def handle(self, *, job_id: str, child_id: str) -> Awaitable[None]:
+        return self.runtime.engine.child_ended(job_id, child_id)
+
+
+def register(app: Celery, runtime: Runtime) -> None:
+    """Registers the engine's tasks with an app."""
+    for cls in (Step, Resume, ResumeError, Aggregate, ChildEnded):
+        task = cls()
+        task.runtime = runtime
+        app.register_task(task)
