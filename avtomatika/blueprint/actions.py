@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from avtomatika.errors import HandlerError
@@ -37,7 +37,7 @@ class DispatchTask:
     max_cost: float | None = None
     priority: float = 0.0
     queue: str | None = None
-    retries: RetryPolicy = RetryPolicy()
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,9 @@ class ActionFactory:
     ) -> None:
         """Runs a child job. Its end resumes this one: ``success``, ``failure`` or ``cancelled``."""
         self._decide(
-            RunBlueprint(_name("blueprint_name", blueprint_name), _object("initial_data", initial_data), _transitions(transitions))
+            RunBlueprint(
+                _name("blueprint_name", blueprint_name), _object("initial_data", initial_data), _transitions(transitions)
+            )
         )
 
     def await_human_approval(self, integration: str, message: str, transitions: Mapping[str, str] | None = None) -> None:
