@@ -1,0 +1,210 @@
+"""kombu's Redis transport, tuned: one client a channel, slots asked before each fetch, running work kept over a reconnect.
+
+Used as ``broker_transport = "avtomatika.broker.redis:Transport"``; on the wire it is kombu's own format, so plain Celery apps
+and this transport share queues freely.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from queue import Empty
+from time import time
+from typing import Any, Protocol
+
+from kombu.transport import redis as kombu_redis
+from kombu.utils.json import dumps
+
+from avtomatika.jobs import Message
+from avtomatika.settings import Settings, get_settings
+
+logger = logging.getLogger(__name__)
+
+PRIORITY_STEPS = list(range(10))
+SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority step
+TOUCH_SECONDS = 20.0
+RESTORE_INTERVAL_SECONDS = 5.0
+
+
+def redis_priority(priority: int) -> int:
+    """The priority step of ours (0..10, highest first) on Redis, where step 0 is fetched first."""
+    return 9 - round(0.9 * max(0, min(10, priority)))
+
+
+def queue_key(queue: str, step: int) -> str:
+    """The list that holds a queue's messages of one priority step."""
+    return f"{queue}{SEPARATOR}{step}" if step else queue
+
+
+def prepare_push(message: Message) -> tuple[str, str]:
+    """The list key and the JSON payload that kombu's Redis channel would LPUSH for this message (default exchange only)."""
+    step = redis_priority(message.priority) if message.priority is not None else 0
+    payload = {
+        "body": base64.b64encode(message.body.encode()).decode(),
+        "content-encoding": message.content_encoding,
+        "content-type": message.content_type,
+        "headers": message.headers,
+        "properties": {
+            **message.properties,
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": message.queue},
+            "priority": step,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+    return queue_key(message.queue, step), dumps(payload)
+
+
+def transport_options(settings: Settings) -> dict[str, Any]:
+    """What goes into Celery's `broker_transport_options` where the broker is Redis."""
+    return {
+        "visibility_timeout": settings.visibility_timeout_seconds,
+        "unacked_restore_interval": RESTORE_INTERVAL_SECONDS,
+        "unacked_restore_throttle": 1,
+        "priority_steps": PRIORITY_STEPS,
+    }
+
+
+class Gate(Protocol):
+    """What a channel asks before it fetches, and before it hands messages back."""
+
+    def may_fetch(self, fetching: bool) -> bool:
+        """Whether one more message may come; `fetching`: a fetch of this channel is out, its slot already reserved."""
+
+    def fetch_seconds(self) -> float | None:
+        """How long a fetch may hold its slot; None means the transport's own time."""
+
+    def keeps(self, message: Any) -> bool:
+        """Whether this unacknowledged message belongs to running work and must not be handed back."""
+
+
+class QoS(kombu_redis.QoS):
+    """Prefetch and acknowledgements of one channel."""
+
+    channel: Channel
+
+    def can_consume(self) -> bool:
+        gate = self.channel.gate
+        if gate is None:
+            return super().can_consume()
+        fetching = bool(self.channel._in_poll)
+        return (fetching or super().can_consume()) and gate.may_fetch(fetching)
+
+    def held(self) -> list[str]:
+        """Tags delivered and neither acknowledged nor rejected yet."""
+        return [tag for tag in tuple(self._delivered) if tag not in self._dirty]
+
+    def touch(self) -> None:
+        """Tells every other worker's sweep that what this channel holds is alive."""
+        tags = self.held()
+        if tags:
+            with self.channel.conn_or_acquire() as client:
+                client.zadd(self.unacked_index_key, dict.fromkeys(tags, time()), xx=True)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Hands back what has not started: a running request goes on, and is adopted by the next channel."""
+        gate = self.channel.gate
+        with self.channel.conn_or_acquire(client) as client:
+            for tag, message in list(self._delivered.items()):
+                if gate is None or not gate.keeps(message):
+                    self.restore_by_tag(tag, client=client)
+        self._delivered.clear()
+
+
+class MultiChannelPoller(kombu_redis.MultiChannelPoller):
+    """Fetches for the channel that has waited longest first, so that scarce slots go round."""
+
+    def on_poll_start(self) -> None:
+        self._update_brpop_polling()
+        for channel in sorted(self._channels, key=_last_fetch):
+            if channel.active_queues and channel.qos.can_consume():
+                self._register_BRPOP(channel)
+            if channel.active_fanout_queues:
+                self._register_LISTEN(channel)
+
+    def touch_held(self) -> None:
+        for channel in list(self._channels):
+            try:
+                channel.qos.touch()
+            except channel.connection_errors as exc:
+                # The poll loop notices a broken connection by itself and reconnects.
+                logger.debug("could not touch what is held: %r", exc)
+
+
+def _last_fetch(channel: Channel) -> float:
+    return channel._brpop_sent_at or float("-inf")
+
+
+class Channel(kombu_redis.Channel):
+    """A channel with one client for all its commands, and a gate.
+
+    Attributes:
+        gate: asked before each fetch; None means prefetch alone decides.
+    """
+
+    QoS = QoS
+    gate: Gate | None = None
+    priority_steps = PRIORITY_STEPS
+    unacked_restore_throttle = 1
+    unacked_mutex_expire = 30  # a sweeper that died holds up the others for no longer
+
+    _commands: Any = None
+
+    @cached_property
+    def visibility_timeout(self) -> float:
+        return get_settings().visibility_timeout_seconds
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        if client is None:
+            client = self._commands
+            if client is None:
+                client = self._commands = self._create_client()
+        yield client
+
+    def _disconnect_pools(self) -> None:
+        self._commands = None
+        super()._disconnect_pools()
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        if timeout is None and self.gate is not None:
+            timeout = self.gate.fetch_seconds()
+        super()._brpop_start(timeout)
+
+    def fetch_pending(self) -> bool:
+        """Whether a fetch is out whose reply has not been read."""
+        return bool(self._in_poll)
+
+    def close(self) -> None:
+        # The reply of a fetch in flight may hold a message that Redis has popped already; without a consumer it is handed
+        # back. A broken socket must not keep the rest from being handed back.
+        if self._in_poll:
+            with suppress(Empty, *self.connection_errors):
+                self._brpop_read()
+        super().close()
+        self._disconnect_pools()
+
+
+class Transport(kombu_redis.Transport):
+    """The transport behind ``avtomatika.broker.redis:Transport``."""
+
+    Channel = Channel
+    cycle: MultiChannelPoller
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        self.cycle.poller.close()
+        self.cycle = MultiChannelPoller()
+        client.transport_options.setdefault("unacked_restore_interval", RESTORE_INTERVAL_SECONDS)
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        super().register_with_event_loop(connection, loop)
+        previous = getattr(self.cycle, "touch_tref", None)
+        if previous is not None:
+            previous.cancel()
+        self.cycle.touch_tref = loop.call_repeatedly(TOUCH_SECONDS, self.cycle.touch_held)

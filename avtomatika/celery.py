@@ -1,0 +1,96 @@
+"""The Celery app: `celery -A avtomatika` finds it here.
+
+Settings come from avtomatika.settings; a `celeryconfig` module in the working directory is laid over what is set here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import logging
+from typing import Any
+
+from celery import Celery
+from celery.signals import celeryd_init
+
+from avtomatika.broker.consumer import CapabilityConsumerStep
+from avtomatika.broker.redis import transport_options
+from avtomatika.discovery import load_workers
+from avtomatika.engine import tasks as engine_tasks
+from avtomatika.errors import AvtomatikaError
+from avtomatika.runtime import Runtime, pin_declared
+from avtomatika.settings import Settings, get_settings
+from avtomatika.worker import runner
+from avtomatika.worker.presence import Presence
+from avtomatika.worker.sdk import ORCHESTRATOR, declared
+
+logger = logging.getLogger(__name__)
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's configuration for these settings."""
+    prefix = settings.queue_prefix
+    conf: dict[str, Any] = {
+        "broker_url": settings.broker_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_channel_error_retry": True,
+        "result_backend": "avtomatika.broker.backend:JoinBackend",
+        "worker_pool": "avtomatika.worker.pool:AsyncPool",
+        "worker_prefetch_multiplier": 1,
+        "worker_send_task_events": True,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "task_acks_late": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "event_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": f"{prefix}celery",
+    }
+    if prefix:
+        conf["control_exchange"] = f"{prefix}celery"
+        conf["event_exchange"] = conf["event_queue_prefix"] = f"{prefix}celeryev"
+    if settings.broker_url.startswith("redis"):
+        conf["broker_transport"] = "avtomatika.broker.redis:Transport"
+        conf["broker_transport_options"] = transport_options(settings)
+    else:
+        conf["broker_transport_options"] = {"confirm_publish": True}
+    return conf
+
+
+def make_app(settings: Settings) -> Celery:
+    """An app with the engine's tasks, our pool and our consumer."""
+    made = Celery("avtomatika")
+    made.conf.update(configuration(settings))
+    if importlib.util.find_spec("celeryconfig") is not None:
+        config = importlib.import_module("celeryconfig")
+        made.conf.update({k: v for k, v in vars(config).items() if k.islower() and not k.startswith("_")})
+    made.runtime = Runtime(made, settings)
+    engine_tasks.register(made, made.runtime)
+    made.steps["consumer"].add(CapabilityConsumerStep)
+    made.steps["worker"].add(Presence)
+    return made
+
+
+app = make_app(get_settings())
+
+
+@celeryd_init.connect
+def _load_workers(options: dict[str, Any], **_: Any) -> None:
+    """In a worker process, and only there: declares what WORKERS_DIR holds, before the queues are planned.
+
+    An orchestrator alone loads none of it: workers may import what only their machines have.
+    """
+    queues = options.get("queues") or ()
+    names = queues.split(",") if isinstance(queues, str) else list(queues)
+    if names and all(name == ORCHESTRATOR for name in names):
+        return
+    runtime: Runtime = app.runtime
+    try:
+        load_workers(runtime.settings.workers_dir)
+        asyncio.run(pin_declared(runtime.settings))
+    except AvtomatikaError as exc:
+        logger.critical("the worker cannot start: %s", exc, extra={"action": "start"})
+        raise SystemExit(f"the worker cannot start: {exc}") from None
+    for declaration in declared().tasks.values():
+        runner.register(app, runtime, declaration)
