@@ -1,0 +1,279 @@
+"""The pool, the transport and the capability consumer together, in a real worker on each broker."""
+
+from __future__ import annotations
+
+import json
+import signal
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import kombu
+import pytest
+from celery import Celery
+
+from avtomatika.broker.queues import capability_queue
+from avtomatika.broker.redis import PRIORITY_STEPS, prepare_push, redis_priority
+from avtomatika.jobs import Message
+from tests.support.polling import eventually
+from tests.support.processes import REPOSITORY, CeleryWorkerProcess, Processes
+from tests.support.servers import Broker, RedisServer
+
+APP = "tests.integration.apps.slots_app"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    what: str
+    capability: str
+    name: str
+    of_capability: int
+    of_all: int
+    at: float
+
+
+@dataclass
+class Fleet:
+    """A broker with the app's workers on it, and a client of it."""
+
+    broker: Broker
+    processes: Processes
+    nodes: list[CeleryWorkerProcess] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        prefix = self.broker.queue_prefix
+        self.client = Celery("client", broker=self.broker.broker_url, set_as_current=False)
+        self.client.conf.update(
+            control_exchange=f"{prefix}celery",
+            event_exchange=f"{prefix}celeryev",
+            broker_transport_options={"priority_steps": PRIORITY_STEPS} if self.on_redis else {},
+        )
+
+    @property
+    def on_redis(self) -> bool:
+        return self.broker.broker_url.startswith("redis")
+
+    def worker(self, *queues: str, global_limit: int = 10, **env: str) -> CeleryWorkerProcess:
+        settings = {**self.broker.env, "GLOBAL_LIMIT": str(global_limit), "SHUTDOWN_GRACE_SECONDS": "0.3", **env}
+        node = self.processes.make(
+            CeleryWorkerProcess, APP, queues=queues, env=settings, cwd=REPOSITORY, options=("-c", "8", "--without-mingle")
+        )
+        self.nodes.append(node)
+        return node
+
+    def send(self, queue: str, seconds: float, *names: str, task: str = "work", **options: object) -> list[str]:
+        """Publishes as the engine does: through the default exchange, to a declared queue."""
+        target = capability_queue(self.broker.queue_prefix + queue)
+        capability = queue.partition(".")[0]
+        with self.client.connection_for_write() as connection, self.client.amqp.Producer(connection) as producer:
+            return [
+                self.client.send_task(task, args=(capability, name, seconds), queue=target, producer=producer, **options).id
+                for name in names
+            ]
+
+    def lines(self) -> list[Line]:
+        with self.broker.redis.client() as client:
+            rows = [row.split() for row in client.lrange("log", 0, -1)]
+        return [Line(w, c, n, int(x), int(y), float(t)) for w, c, n, x, y, t in rows]
+
+    def named(self, what: str) -> list[str]:
+        return [line.name for line in self.lines() if line.what == what]
+
+    def wait_for(self, what: str, *names: str) -> None:
+        eventually(lambda: set(names) <= set(self.named(what)), what=f"{what} of {names}")
+
+    def depth(self, queue: str) -> int:
+        """Messages of a queue that no worker holds."""
+        physical = self.broker.queue_prefix + queue
+        with self.client.connection_for_write() as connection:
+            return int(capability_queue(physical)(connection.default_channel).queue_declare(passive=False)[1])
+
+    def active(self) -> list[str]:
+        reply = self.client.control.inspect(timeout=2, destination=[node.node for node in self.nodes]).active() or {}
+        return [request["id"] for requests in reply.values() for request in requests]
+
+
+@pytest.fixture
+def fleet(broker: Broker, processes: Processes) -> Iterator[Fleet]:
+    fleet = Fleet(broker, processes)
+    yield fleet
+    processes.close()
+    fleet.client.close()
+
+
+@pytest.fixture
+def redis_fleet(redis_broker: Broker, processes: Processes) -> Iterator[Fleet]:
+    fleet = Fleet(redis_broker, processes)
+    yield fleet
+    processes.close()
+    fleet.client.close()
+
+
+@pytest.mark.parametrize("global_limit", [10, 3])
+def test_limits_hold_under_a_full_queue_and_nothing_starves(fleet: Fleet, global_limit: int) -> None:
+    gpu = [f"g{n}" for n in range(40)]
+    cpu = [f"c{n}" for n in range(160)]
+    fleet.send("gpu.train", 0.01, *gpu)
+    fleet.send("cpu.resize", 0.02, *cpu[::2])
+    fleet.send("cpu.describe", 0.02, *cpu[1::2])
+
+    fleet.worker("gpu", "cpu", global_limit=global_limit)
+    eventually(lambda: len(fleet.named("end")) >= 200, what="the end of 200 tasks")
+
+    starts = [line for line in fleet.lines() if line.what == "start"]
+    assert Counter(line.name for line in starts) == Counter(gpu + cpu)
+    peaks = {c: max(line.of_capability for line in starts if line.capability == c) for c in ("gpu", "cpu")}
+    assert peaks["gpu"] == 1
+    assert peaks["cpu"] == min(4, global_limit)
+    assert max(line.of_all for line in starts) == min(5, global_limit)
+
+
+def test_with_one_slot_for_all_an_idle_capability_does_not_block_another(fleet: Fleet) -> None:
+    fleet.worker("gpu", "cpu", global_limit=1)
+    for n in range(3):
+        fleet.send("cpu.resize", 0.01, f"c{n}")
+        fleet.wait_for("end", f"c{n}")
+        fleet.send("gpu.train", 0.01, f"g{n}")
+        fleet.wait_for("end", f"g{n}")
+    assert max(line.of_all for line in fleet.lines()) == 1
+
+
+def test_a_revoke_with_terminate_cancels_the_coroutine_and_frees_the_slot(fleet: Fleet) -> None:
+    fleet.worker("gpu")
+    (long,) = fleet.send("gpu.train", 600, "long")
+    fleet.wait_for("start", "long")
+    fleet.send("gpu.train", 0, "next")
+
+    fleet.client.control.revoke(long, terminate=True)
+
+    fleet.wait_for("cancelled:revoked", "long")
+    fleet.wait_for("end", "next")
+    eventually(lambda: fleet.depth("gpu.train") == 0)
+
+
+def test_time_limits_cancel_the_coroutine(fleet: Fleet) -> None:
+    fleet.worker("cpu")
+    fleet.send("cpu.resize", 600, "soft", soft_time_limit=0.1)
+    fleet.send("cpu.resize", 600, "hard", time_limit=0.1)
+
+    fleet.wait_for("cancelled:soft_timeout", "soft")
+    fleet.wait_for("cancelled:hard_timeout", "hard")
+    eventually(lambda: not fleet.active())
+
+
+def test_an_ordinary_celery_task_runs_in_a_thread_beside_the_others(fleet: Fleet) -> None:
+    fleet.worker("cpu")
+    fleet.send("cpu.resize", 0.05, "threaded", task="plain")
+    fleet.send("cpu.resize", 0.05, "pooled")
+    fleet.wait_for("end", "threaded", "pooled")
+
+
+def test_queues_are_added_and_cancelled_at_run_time(fleet: Fleet) -> None:
+    prefix = fleet.broker.queue_prefix
+    node = fleet.worker("gpu")
+    fleet.send("gpu.later", 0, "of-the-capability")
+    fleet.client.control.add_consumer(f"{prefix}gpu.later", destination=[node.node], reply=True)
+    fleet.wait_for("end", "of-the-capability")
+
+    fleet.client.control.add_consumer(f"{prefix}mine", destination=[node.node], reply=True)
+    with fleet.client.connection_for_write() as connection:
+        queue = kombu.Queue(f"{prefix}mine", kombu.Exchange(f"{prefix}mine"), f"{prefix}mine")
+        fleet.client.send_task("work", args=("mine", "own-queue", 0), queue=queue, connection=connection)
+    fleet.wait_for("end", "own-queue")
+
+    fleet.client.control.cancel_consumer(f"{prefix}gpu.train", destination=[node.node], reply=True)
+    reply = fleet.client.control.inspect(destination=[node.node]).active_queues() or {}
+    names = {queue["name"] for queue in reply[node.node]}
+    assert names == {f"{prefix}gpu", f"{prefix}gpu.later", f"{prefix}mine"}
+    fleet.send("gpu.train", 0, "not-consumed")
+    fleet.send("gpu.later", 0, "still-consumed")
+    fleet.wait_for("end", "still-consumed")
+    assert fleet.depth("gpu.train") == 1
+
+
+def test_sigterm_hands_back_what_is_unfinished_and_loses_nothing(fleet: Fleet) -> None:
+    node = fleet.worker("gpu", "cpu")
+    fleet.send("gpu.train", 600, "g-long")
+    fleet.send("cpu.resize", 600, "c-long")
+    fleet.wait_for("start", "g-long", "c-long")
+    fleet.send("gpu.train", 600, *(f"g{n}" for n in range(3)))
+    fleet.send("cpu.resize", 0.2, "c-short")
+    fleet.wait_for("start", "c-short")
+
+    assert node.terminate(deadline=20) == 0
+
+    assert fleet.named("end") == ["c-short"]
+    assert sorted(fleet.named("cancelled:shutdown")) == ["c-long", "g-long"]
+    assert fleet.depth("gpu.train") == 4
+    assert fleet.depth("cpu.resize") == 1
+
+
+def test_a_cold_stop_hands_back_what_is_unfinished(fleet: Fleet) -> None:
+    node = fleet.worker("gpu")
+    fleet.send("gpu.train", 600, "long", "waiting")
+    fleet.wait_for("start", "long")
+    node.signal(signal.SIGQUIT)
+    node.wait(20)
+    eventually(lambda: fleet.depth("gpu.train") == 2)
+
+
+def test_a_cut_connection_leaves_one_run_and_its_slot_taken(redis_fleet: Fleet, redis_server: RedisServer) -> None:
+    fleet = redis_fleet
+    node = fleet.worker("gpu", "cpu")
+    fleet.send("gpu.train", 3, "running")
+    fleet.send("gpu.train", 0, *(f"g{n}" for n in range(5)))
+    fleet.wait_for("start", "running")
+
+    with redis_server.client() as client:
+        for _ in range(3):
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    node.wait_for_log("Connection to broker lost")
+    fleet.send("cpu.resize", 0, "after")
+    fleet.wait_for("end", "after", "running", *(f"g{n}" for n in range(5)))
+
+    starts = [line for line in fleet.lines() if line.what == "start"]
+    assert Counter(line.name for line in starts).most_common(1)[0][1] == 1
+    assert max(line.of_capability for line in starts if line.capability == "gpu") == 1
+    with redis_server.client() as client:
+        eventually(lambda: not client.exists("unacked", "unacked_index", "gpu.train"))
+
+
+def test_what_a_long_task_holds_is_touched_until_it_ends(redis_fleet: Fleet, redis_server: RedisServer) -> None:
+    fleet = redis_fleet
+    fleet.worker("gpu", TOUCH_SECONDS="0.1")
+    fleet.send("gpu.train", 600, "long")
+    fleet.wait_for("start", "long")
+    with redis_server.client() as client:
+        ((tag, _),) = client.zrange("unacked_index", 0, -1, withscores=True)
+        client.zadd("unacked_index", {tag: 1.0})
+        eventually(lambda: client.zscore("unacked_index", tag) > 1.0)
+
+
+def test_a_prepared_push_is_an_ordinary_message_to_kombu(each_redis: RedisServer) -> None:
+    body = '[[1], {"text": "ü"}, {"chain": null}]'
+    headers = {"id": str(uuid.uuid4()), "task": "work", "nested": {"a": [1, 2]}}
+    message = Message("gpu.train", body, headers, {"correlation_id": "c", "reply_to": ""}, priority=10)
+    with each_redis.client() as client:
+        client.lpush(*prepare_push(message))
+        client.lpush(*prepare_push(Message("gpu.train", "[[], {}, {}]", {"id": "low"}, {}, priority=0)))
+    got: list[kombu.Message] = []
+    with kombu.Connection(each_redis.url, transport_options={"priority_steps": PRIORITY_STEPS}) as connection:
+        queue = kombu.Queue("gpu.train", kombu.Exchange(""), "gpu.train")
+        with kombu.Consumer(connection.channel(), [queue], on_message=lambda m: (got.append(m), m.ack()), accept=["json"]):
+            while len(got) < 2:
+                connection.drain_events(timeout=10)
+    first, second = got
+    assert first.payload == json.loads(body)
+    assert first.headers == headers
+    assert first.properties["correlation_id"] == "c"
+    assert first.delivery_info == {"exchange": "", "routing_key": "gpu.train"}
+    assert second.headers == {"id": "low"}
+
+
+def test_our_priorities_run_the_other_way_on_redis() -> None:
+    steps = [redis_priority(p) for p in range(11)]
+    assert steps[0] == 9
+    assert steps[10] == 0
+    assert steps == sorted(steps, reverse=True)
+    assert {redis_priority(-5), redis_priority(99)} == {9, 0}
