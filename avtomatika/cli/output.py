@@ -1,0 +1,50 @@
+"""What commands print: rich tables for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+_COLOURS = {
+    "finished": "green",
+    "failed": "red",
+    "quarantined": "red",
+    "cancelled": "yellow",
+    "running": "cyan",
+    "pending": "dim",
+}
+
+
+def show_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table; its cells are plain text, whatever they hold."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
+    Console().print(table)
+
+
+def status_text(status: str) -> Text:
+    return Text(status, style=_COLOURS.get(status, "blue"))
+
+
+def when(value: Any) -> str:
+    """A time as this machine's clock shows it; times are seconds since the epoch or ISO 8601."""
+    if value is None:
+        return ""
+    at = datetime.fromtimestamp(value) if isinstance(value, int | float) else datetime.fromisoformat(str(value)).astimezone()
+    return at.strftime("%Y-%m-%d %H:%M:%S")

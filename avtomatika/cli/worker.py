@@ -1,0 +1,38 @@
+"""`avtomatika worker`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from avtomatika.cli.facade import ask, facade_options
+from avtomatika.cli.output import json_option, show_json, show_table
+
+
+@click.group()
+def worker() -> None:
+    """Workers that are alive now."""
+
+
+@worker.command("ls")
+@facade_options
+@json_option
+def ls(url: str, data_dir: Path, as_json: bool) -> None:
+    """List live workers: what they can do, and how busy they are."""
+    workers = ask(url, data_dir, lambda facade: facade.get("/api/v1/workers"))
+    if as_json:
+        show_json(workers)
+        return
+    show_table(
+        ["worker", "status", "running / limit", "tasks"],
+        [
+            (
+                item["worker_id"],
+                item["status"],
+                ", ".join(f"{name} {item['load'].get(name, 0)}/{limit}" for name, limit in sorted(item["limits"].items())),
+                ", ".join(item["supported_tasks"]),
+            )
+            for item in workers
+        ],
+    )
