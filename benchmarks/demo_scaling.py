@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
                 took[workers].append(asyncio.run(seconds(album, Path(place) / f"out-{workers}", workers)))
     one, two = statistics.median(took[1]), statistics.median(took[2])
     print(
-        f"demo, {asked.photos} photos of {asked.megapixels:g} MP, CPU-bound, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+        f"demo, {asked.photos} photos of {asked.megapixels:g} MP, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     )
     print(f"  1 worker process    {one:6.2f} s   {[round(t, 2) for t in took[1]]}")
     print(f"  2 worker processes  {two:6.2f} s   {[round(t, 2) for t in took[2]]}")

@@ -83,7 +83,7 @@ def resize_image(params: ResizeParams, worker_id: str = "") -> dict[str, Any]:
         "kind": "thumbnail",
         "index": params.index,
         "thumbnail": str(target),
-        "bytes": target.stat().st_size,
+        "thumbnail_bytes": target.stat().st_size,
         "seconds": round(time.perf_counter() - began, 3),
         "worker": worker_id,
     }

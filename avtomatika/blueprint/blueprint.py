@@ -48,8 +48,11 @@ class Blueprint:
             raise refuse(self.site, f"blueprint name {name!r} does not fit", "use letters, digits, _ . and -, 128 at most")
         if api_version is not None and not _NAME.fullmatch(str(api_version)):
             raise refuse(self.site, f"api_version {api_version!r} does not fit", 'write it like "v1"')
-        if api_endpoint is not None and not _ENDPOINT.fullmatch(str(api_endpoint)):
-            raise refuse(self.site, f"api_endpoint {api_endpoint!r} is no path", 'begin it with /, as in "/jobs/video"')
+        if api_endpoint is not None:
+            # The original's examples write it without the slash, too.
+            api_endpoint = "/" + str(api_endpoint).removeprefix("/")
+            if not _ENDPOINT.fullmatch(api_endpoint):
+                raise refuse(self.site, f"api_endpoint {api_endpoint!r} is no path", 'write plain parts, as in "/jobs/video"')
         self.name = name
         self.api_version = api_version
         self.api_endpoint = api_endpoint

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shlex
 import shutil
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from avtomatika.demo import examples_dir
 from avtomatika.demo.run import Options, Outcome, run_demo
@@ -57,25 +59,26 @@ def demo(folder: Path | None, output: Path, workers: int, keep: bool, as_json: b
     if as_json:
         click.echo(json.dumps(outcome.to_dict(), indent=2))
     else:
-        say(console, outcome)
+        say(console, outcome, folder)
 
 
-def say(console: Console, outcome: Outcome) -> None:
+def say(console: Console, outcome: Outcome, folder: Path | None) -> None:
     """Where the result lies, and what to try next."""
     count = f"{outcome.photos} photo{'s' if outcome.photos != 1 else ''}"
     crew = f"{outcome.workers} worker process{'es' if outcome.workers != 1 else ''}"
     console.print(f"[bold green]{count} in {outcome.seconds:.1f} s[/] with {crew} (and {outcome.start_seconds:.1f} s to start)\n")
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("contact sheet", str(outcome.contact_sheet))
-    table.add_row("report", str(outcome.report))
-    table.add_row("comparison", outcome.device_note)
-    for item in outcome.left_out:
-        table.add_row("left out", item["reason"])
-    table.add_row("the graph", graph_command())
-    table.add_row("more workers", f"avtomatika demo --workers {outcome.workers * 2}")
-    console.print(table, soft_wrap=True)
+    rows = [
+        ("contact sheet", str(outcome.contact_sheet)),
+        ("report", str(outcome.report)),
+        ("comparison", outcome.device_note),
+        *(("left out", item["reason"]) for item in outcome.left_out),
+        ("the graph", graph_command()),
+    ]
+    if outcome.workers * 2 <= (os.cpu_count() or 1):  # more of them than cores would not be faster
+        again = f" --input {shlex.quote(str(folder))}" if folder else ""
+        rows.append(("more workers", f"avtomatika demo --workers {outcome.workers * 2}{again}"))
+    for label, value in rows:  # not a table: a path that is broken into lines cannot be copied
+        console.print(Text.assemble((f"{label:15}", "dim"), value), soft_wrap=True)
 
 
 def graph_command() -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avtomatika.cli.facade import Facade, ask, facade_options
-from avtomatika.cli.output import json_option, show_json, show_table, status_text, when
+from avtomatika.cli.output import console, json_option, show_json, show_table, status_text, when
 from avtomatika.jobs import JobStatus
 
 _POLL = 0.25
@@ -90,7 +90,7 @@ def show(job_id: str, url: str, data_dir: Path, as_json: bool) -> None:
     if as_json:
         show_json(found)
     else:
-        Console().print(_card(found))
+        console().print(_card(found))
 
 
 @job.command()
@@ -112,10 +112,21 @@ def history(job_id: str, url: str, data_dir: Path, as_json: bool) -> None:
     if as_json:
         show_json(events)
         return
-    columns = ["event_type", "state", "next_state", "task_id", "worker_id", "attempt", "duration_ms"]
     show_table(
-        ["time", *(column.removesuffix("_type").replace("_", " ") for column in columns)],
-        [(when(event["timestamp"]), *(event.get(column) for column in columns)) for event in events],
+        ["time", "event", "state", "next", "task", "worker", "attempt", "ms"],
+        [
+            (
+                when(event["timestamp"]),
+                event["event_type"],
+                event["state"],
+                event["next_state"],
+                (event["task_id"] or "").partition("-")[0],
+                event["worker_id"],
+                event["attempt"],
+                event["duration_ms"],
+            )
+            for event in events
+        ],
     )
 
 
@@ -140,11 +151,11 @@ def _over(found: dict[str, Any]) -> bool:
 
 
 async def _watch(facade: Facade, job_id: str, *, live: bool) -> dict[str, Any]:
-    console = Console()
-    if not (live and console.is_terminal):
+    terminal = Console()
+    if not (live and terminal.is_terminal):
         say = click.echo if live else None
         return await _poll(facade, job_id, _teller(say) if say is not None else lambda found: None)
-    with Live(console=console, refresh_per_second=8) as view:
+    with Live(console=terminal, refresh_per_second=8) as view:
         return await _poll(facade, job_id, lambda found: view.update(_card(found)))
 
 

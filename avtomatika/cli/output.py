@@ -29,13 +29,19 @@ def show_json(value: Any) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table; its cells are plain text, whatever they hold."""
+    """A table; its cells are plain text, whatever they hold. The first column is never broken: it is what one copies."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
-    Console().print(table)
+    console().print(table)
+
+
+def console() -> Console:
+    """Standard output; wide where it is no terminal, so that a script reads one line a row."""
+    found = Console()
+    return found if found.is_terminal else Console(width=240)
 
 
 def status_text(status: str) -> Text:
@@ -47,4 +53,4 @@ def when(value: Any) -> str:
     if value is None:
         return ""
     at = datetime.fromtimestamp(value) if isinstance(value, int | float) else datetime.fromisoformat(str(value)).astimezone()
-    return at.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{at:%Y-%m-%d %H:%M:%S}"

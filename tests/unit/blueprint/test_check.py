@@ -100,9 +100,9 @@ BAD: dict[str, tuple[str, str, str]] = {
         '@….handler_for("name of the state")',
     ),
     "bad endpoint": (
-        'from avtomatika import Blueprint\nbp = Blueprint("video", api_endpoint="jobs/video")  # here',
-        "'jobs/video' is no path",
-        "begin it with /",
+        'from avtomatika import Blueprint\nbp = Blueprint("video", api_endpoint="/jobs/{id}")  # here',
+        "'/jobs/{id}' is no path",
+        "write plain parts",
     ),
     "unknown state": (handler('actions.transition_to("edn")  # here'), "unknown state 'edn'", "did you mean 'end'?"),
     "unknown state in transitions": (

@@ -158,7 +158,7 @@ def test_bad_state_names_are_refused(name: Any) -> None:
         {"name": "a b"},
         {"name": "a/b"},
         {"name": None},
-        {"name": "b", "api_endpoint": "jobs/video"},
+        {"name": "b", "api_endpoint": "jobs video"},
         {"name": "b", "api_endpoint": "/jobs/{id}"},
         {"name": "b", "api_endpoint": "/"},
         {"name": "b", "api_version": "v 1"},
@@ -174,6 +174,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
 def test_version_and_endpoint_in_the_order_of_the_original() -> None:
     bp = Blueprint("b", "/jobs/video", "v1")
     assert (bp.api_version, bp.api_endpoint) == ("v1", "/jobs/video")
+    assert Blueprint("c", api_endpoint="jobs/video").api_endpoint == "/jobs/video"
 
 
 def test_a_frozen_blueprint_takes_no_handler() -> None:

@@ -123,7 +123,7 @@ def test_a_thumbnail_fits_and_a_second_run_gives_the_same_file(images, samples, 
     with Image.open(target) as small:
         assert max(small.size) == 320
     before = target.read_bytes()
-    assert resize(images, photo, tmp_path, size=320, index=4)["bytes"] == len(before)
+    assert resize(images, photo, tmp_path, size=320, index=4)["thumbnail_bytes"] == len(before)
     assert target.read_bytes() == before
     assert os.listdir(tmp_path) == [target.name]
 
@@ -154,7 +154,7 @@ def test_what_is_transparent_lies_on_white(images, tmp_path) -> None:
 def test_odd_sizes_are_no_problem(images, tmp_path, size) -> None:
     Image.new("RGB", size, "#808080").save(tmp_path / "odd.png")
     assert (describe(images, tmp_path / "odd.png")["width"]) == size[0]
-    assert resize(images, tmp_path / "odd.png", tmp_path / "out")["bytes"] > 0
+    assert resize(images, tmp_path / "odd.png", tmp_path / "out")["thumbnail_bytes"] > 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])

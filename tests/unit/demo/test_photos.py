@@ -83,7 +83,7 @@ def hand(photos_blueprints, images, compare, sheet, report) -> Hand:
     return Hand(photos_blueprints, images, compare, sheet, report)
 
 
-async def test_a_folder_becomes_a_sheet_and_a_report(hand, samples, tmp_path) -> None:
+async def test_a_folder_becomes_a_sheet_and_a_report(hand, report, samples, tmp_path) -> None:
     output = tmp_path / "out"
     result = await hand.run("photo_report", {"folder": str(samples[0].parent), "output": str(output)})
 
@@ -95,6 +95,7 @@ async def test_a_folder_becomes_a_sheet_and_a_report(hand, samples, tmp_path) ->
     page = (output / "report.html").read_text()
     for photo in samples:
         assert page.count(photo.name) >= 2
+        assert f"· {report.size_in_words(photo.stat().st_size)}</div>" in page
     assert page.count("data:image/jpeg;base64,") >= len(samples)
     assert not re.search(r'(src|href)="https?:', page)
     assert result["device_note"] in page

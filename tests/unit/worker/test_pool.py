@@ -66,7 +66,14 @@ class Harness:
             self.pool.app.tasks["pooled"].run_async = run_async
         handle = self.pool.apply_async(
             target,
-            args=(name, task_id, {"root_id": "root"}, b'[[1], {"a": 2}, {"chain": [{"task": "next"}]}]', "application/json", "utf-8"),
+            args=(
+                name,
+                task_id,
+                {"root_id": "root"},
+                b'[[1], {"a": 2}, {"chain": [{"task": "next"}]}]',
+                "application/json",
+                "utf-8",
+            ),
             accept_callback=calls.on_accepted,
             callback=calls.on_end,
             timeout_callback=calls.on_timeout,
