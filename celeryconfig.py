@@ -7,6 +7,3 @@ BROKER_URL and REDIS_URL.
 # Routes of plain Celery tasks that blueprints use as steps: a name matched here goes to its fleet's own queue.
 task_routes = {}
 
-# What `inspect` and Flower show.
-worker_send_task_events = True
-task_send_sent_event = False

@@ -38,7 +38,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "result_backend": "avtomatika.broker.backend:JoinBackend",
         "worker_pool": "avtomatika.worker.pool:AsyncPool",
         "worker_prefetch_multiplier": 1,
-        "worker_send_task_events": True,
+        "worker_send_task_events": False,  # Flower switches events on while it runs
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_acks_late": True,
         "task_serializer": "json",

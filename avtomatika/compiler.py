@@ -117,12 +117,17 @@ class Compiler:
     def aggregate_message(self, job_id: str, fanout_id: str, now: float) -> Message:
         return self.message(self.aggregate(job_id, fanout_id), now, key=aggregate_key(fanout_id))
 
+    def resume_message(self, info: TaskInfo, envelope: JSON, now: float) -> Message:
+        """A resume with a result that no worker reports: the engine's own, when an attempt has timed out."""
+        signature = self.resume(info.job_id, info.id, info.fanout_id).clone(args=(envelope,))
+        return self.message(signature, now, key=resume_key(info.id))
+
     def child_message(self, parent_id: str, child_id: str, now: float) -> Message:
         return self.message(self.child_ended(parent_id, child_id), now, key=child_key(child_id))
 
     def task_message(self, info: TaskInfo, capability: str | None, now: float) -> Message:
         """The prepared message of one attempt, with its resume behind it."""
-        first, then = self.dispatch(info, capability).tasks
+        first, then = self.task(info, capability), self.resume(info.job_id, info.id, info.fanout_id)
         if info.is_plain:
             return prepare(self.app, first, now, then=then, declare="nothing")
         return prepare(self.app, first, now, then=then, priority=to_priority(info.priority))

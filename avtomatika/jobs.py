@@ -140,6 +140,9 @@ class RetryPolicy:
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ValueError(f"RetryPolicy.max_attempts counts the first attempt, too: at least 1, not {self.max_attempts}")
 
+    def to_dict(self) -> JSON:
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
@@ -192,7 +195,7 @@ class TaskInfo:
 
     def to_dict(self) -> JSON:
         out = {name: getattr(self, name) for name in self.__slots__}
-        out["retries"] = asdict(self.retries)
+        out["retries"] = self.retries.to_dict()
         return out
 
     @classmethod
@@ -265,6 +268,9 @@ class Client:
     admin: bool = False
     params: JSON = field(default_factory=dict)
 
+    def to_dict(self) -> JSON:
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -304,7 +310,7 @@ class Job:
     def to_dict(self) -> JSON:
         out = {name: getattr(self, name) for name in self.__slots__}
         out["status"] = self.status.value
-        out["client"] = asdict(self.client)
+        out["client"] = self.client.to_dict()
         out["waiting"] = _waiting_to_dict(self.waiting)
         return out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -126,4 +127,6 @@ def _pump(child: Child, lines: IO[bytes], show: Callable[[str], None]) -> None:
     with lines, child.log.open("ab", buffering=0) as log:
         for line in lines:
             log.write(line)
-            show(f"{child.name.partition('@')[0]:>14} | {line.decode(errors='replace').rstrip()}")
+            # A terminal that is gone must not stop the reading: the child would wait for it for ever.
+            with contextlib.suppress(OSError):
+                show(f"{child.name.partition('@')[0]:>14} | {line.decode(errors='replace').rstrip()}")

@@ -20,6 +20,7 @@ from avtomatika.discovery import load_blueprints
 from avtomatika.engine.results import Engine
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import new_id
+from avtomatika.loops import new_event_loop
 from avtomatika.settings import Settings
 from avtomatika.state.redis import RedisStore, connect
 from avtomatika.worker.sdk import declared
@@ -114,7 +115,7 @@ class Runtime:
             return AsyncPool.current.loop
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="avtomatika-loop", daemon=True).start()
             return self._loop
 

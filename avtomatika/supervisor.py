@@ -115,7 +115,8 @@ class Supervisor:
     def run(self) -> int:
         """Runs until SIGINT, SIGTERM or SIGHUP; returns the exit code: 0, or 1 where a child could not be kept alive."""
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(name, self._on_signal)
+            if name != signal.SIGHUP or signal.getsignal(name) != signal.SIG_IGN:  # nohup means it
+                signal.signal(name, self._on_signal)
         try:
             with self:
                 if self.token_is_new:
@@ -167,7 +168,10 @@ class Supervisor:
         """Restarts what has died; raises ChildFailedError where a child dies too often."""
         if self.redis.pid is not None and not self.redis.running:
             logger.warning("embedded Redis died and is started again", extra={"action": "redis_restart"})
-            self.redis.start(timeout=10)
+            try:
+                self.redis.start(timeout=10)
+            except ConfigurationError as exc:
+                raise ChildFailedError(str(exc)) from exc
         self._keeper.check()
 
     def stop(self) -> None:

@@ -158,7 +158,8 @@ async def finished(state_history: History, output: str) -> dict[str, Any]:
 
 @photo_report.handler_for("failed", is_end=True)
 async def failed(state_history: History) -> dict[str, Any]:
-    return {"problem": state_history.get("problem", "a task failed; the job's history says which, and why")}
+    """What the folder lacks. Where a task failed instead, the job's error_message says which, and why."""
+    return {"problem": state_history.get("problem")}
 
 
 @photo_publish.handler_for("compose", is_start=True)

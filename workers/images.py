@@ -50,7 +50,9 @@ def open_photo(path: Path) -> Image.Image:
             return as_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise TaskError(f"{path.name}: the file is not there any more", code="UNREADABLE_IMAGE") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
+    except UnidentifiedImageError:
+        raise TaskError(f"{path.name}: not a readable picture, of no format that Pillow knows", code="UNREADABLE_IMAGE") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         # Pillow reports a damaged file by any of these. The branch fails, and the album goes on without this photo.
         raise TaskError(f"{path.name}: not a readable picture ({exc})", code="UNREADABLE_IMAGE") from exc
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER = 2
 # The state store answers in milliseconds; a request that takes this long would be a hang.
-PATIENCE = 15.0
+PATIENCE = 10.0
 
 _AWAY = (
     StoreUnavailableError,

@@ -25,6 +25,7 @@ from avtomatika.worker.sdk import ORCHESTRATOR, capabilities_of, declared
 
 logger = logging.getLogger(__name__)
 
+REPEAT_SECONDS = 1.0
 PARK_SECONDS = 1.0  # how long a message that RabbitMQ delivered beyond the slots waits for one before it is handed back
 
 
@@ -48,8 +49,11 @@ Plan = dict[str, Share]
 
 def selected_queues(app: Any) -> list[str] | None:
     """The names given with -Q; None where it was not given."""
-    chosen = app.amqp.queues._consume_from
-    return None if chosen is None else list(chosen)
+    queues = app.amqp.queues
+    if hasattr(queues, "given_names"):  # the plan has taken the place of what was given
+        names: list[str] | None = queues.given_names
+        return names
+    return None if queues._consume_from is None else list(queues._consume_from)
 
 
 def make_plan(app: Any, selected: list[str] | None, pool_limit: int) -> Plan:
@@ -185,9 +189,7 @@ class CapabilityConsumer:
         elif self._adopts and not slot.settled:
             slot.message.channel = lane.channel
             lane.channel.qos._quick_append(slot.message.delivery_tag, slot.message)
-            if slot.repeat is not None:
-                repeat, slot.repeat = slot.repeat, None
-                repeat()
+            self._repeat(slot)
         elif not self._adopts:
             slot.settle()  # RabbitMQ gives it out again; the slot is free when the coroutine has ended
 
@@ -224,11 +226,11 @@ class CapabilityConsumer:
                 message.reject_log_error(logger, self._errors)
 
     def _settle(self, slot: Slot, action: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Acknowledges or rejects. On Redis, what a broken connection swallowed is repeated on the next one."""
+        """Acknowledges or rejects. On Redis, what a broken connection swallowed is repeated, on the next one if need be."""
         try:
             action(*args, **kwargs)
         except Exception as exc:
-            lost = isinstance(exc, self._errors) or getattr(slot.message.channel, "closed", False)
+            lost = isinstance(exc, self._errors) or not _is_open(slot.message.channel)
             if not lost:
                 slot.settle()
                 raise
@@ -237,11 +239,18 @@ class CapabilityConsumer:
             )
             if self._adopts:
                 slot.repeat = partial(self._settle, slot, action, *args, **kwargs)
+                self._hub.call_later(REPEAT_SECONDS, self._repeat, slot)
                 return
         slot.settle()
 
+    def _repeat(self, slot: Slot) -> None:
+        repeat, slot.repeat = slot.repeat, None
+        if repeat is not None:
+            repeat()
+
     def _hand_back(self, message: Any) -> None:
-        message.reject_log_error(logger, self._errors, requeue=True)
+        if _is_open(message.channel):  # a closed channel's messages are the broker's again
+            message.reject_log_error(logger, self._errors, requeue=True)
 
     # Messages beyond the slots: RabbitMQ delivers by a channel's prefetch and knows nothing of the limit over all.
 
@@ -257,6 +266,11 @@ class CapabilityConsumer:
         for parked in self._parked.values():
             while parked and parked[0][0] <= due:
                 self._hand_back(parked.popleft()[1])
+
+
+def _is_open(channel: Any) -> bool:
+    """Of either transport: kombu's virtual channels say `closed`, those of py-amqp `is_open`."""
+    return channel is not None and not getattr(channel, "closed", False) and getattr(channel, "is_open", True)
 
 
 def lane_of(queue: str, lanes: Iterable[str]) -> str | None:
@@ -312,6 +326,7 @@ def _announce(app: Any, plan: Plan) -> None:
     Past its `add`, which would bind them to an exchange.
     """
     queues = app.amqp.queues
+    queues.given_names = selected_queues(app)
     queues._consume_from = {name: queue for share in plan.values() for name, queue in share.queues.items()}
     for name, queue in queues._consume_from.items():
         dict.__setitem__(queues, name, queue)

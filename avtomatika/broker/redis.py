@@ -79,6 +79,12 @@ class Gate(Protocol):
     def fetch_seconds(self) -> float | None:
         """How long a fetch may hold its slot; None means the transport's own time."""
 
+    def fetched(self, found: bool) -> None:
+        """A fetch has come back."""
+
+    def stands_back(self) -> bool:
+        """Whether the other channels come first for now."""
+
     def keeps(self, message: Any) -> bool:
         """Whether this unacknowledged message belongs to running work and must not be handed back."""
 
@@ -95,6 +101,16 @@ class QoS(kombu_redis.QoS):
         fetching = bool(self.channel._in_poll)
         return (fetching or super().can_consume()) and gate.may_fetch(fetching)
 
+    @contextmanager
+    def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
+        # One round trip without MULTI and EXEC: nobody may see the record and its index apart for longer than that, and the
+        # sweep looks at old entries only.
+        if pipe is not None:
+            yield pipe
+        else:
+            with self.channel.conn_or_acquire(client) as client:
+                yield client.pipeline(transaction=False)
+
     def held(self) -> list[str]:
         """Tags delivered and neither acknowledged nor rejected yet."""
         return [tag for tag in tuple(self._delivered) if tag not in self._dirty]
@@ -106,11 +122,19 @@ class QoS(kombu_redis.QoS):
             with self.channel.conn_or_acquire() as client:
                 client.zadd(self.unacked_index_key, dict.fromkeys(tags, time()), xx=True)
 
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        if requeue:
+            # To the end that is fetched from: a queue stays first in, first out, as it does on RabbitMQ.
+            self.restore_by_tag(delivery_tag, leftmost=False)
+            self._quick_ack(delivery_tag)
+        else:
+            super().reject(delivery_tag, requeue=False)
+
     def restore_unacked(self, client: Any = None) -> None:
         """Hands back what has not started: a running request goes on, and is adopted by the next channel."""
         gate = self.channel.gate
         with self.channel.conn_or_acquire(client) as client:
-            for tag, message in list(self._delivered.items()):
+            for tag, message in reversed(list(self._delivered.items())):  # the oldest last: it is fetched first
                 if gate is None or not gate.keeps(message):
                     self.restore_by_tag(tag, client=client)
         self._delivered.clear()
@@ -121,7 +145,7 @@ class MultiChannelPoller(kombu_redis.MultiChannelPoller):
 
     def on_poll_start(self) -> None:
         self._update_brpop_polling()
-        for channel in sorted(self._channels, key=_last_fetch):
+        for channel in sorted(self._channels, key=_turn):
             if channel.active_queues and channel.qos.can_consume():
                 self._register_BRPOP(channel)
             if channel.active_fanout_queues:
@@ -136,8 +160,8 @@ class MultiChannelPoller(kombu_redis.MultiChannelPoller):
                 logger.debug("could not touch what is held: %r", exc)
 
 
-def _last_fetch(channel: Channel) -> float:
-    return channel._brpop_sent_at or float("-inf")
+def _turn(channel: Channel) -> tuple[bool, float]:
+    return channel.gate is not None and channel.gate.stands_back(), channel._brpop_sent_at or float("-inf")
 
 
 class Channel(kombu_redis.Channel):
@@ -176,9 +200,16 @@ class Channel(kombu_redis.Channel):
             timeout = self.gate.fetch_seconds()
         super()._brpop_start(timeout)
 
-    def fetch_pending(self) -> bool:
-        """Whether a fetch is out whose reply has not been read."""
-        return bool(self._in_poll)
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            found = super()._brpop_read(**options)
+        except Empty:
+            if self.gate is not None:
+                self.gate.fetched(False)
+            raise
+        if self.gate is not None:
+            self.gate.fetched(True)
+        return found
 
     def close(self) -> None:
         # The reply of a fetch in flight may hold a message that Redis has popped already; without a consumer it is handed
@@ -191,7 +222,10 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """The transport behind ``avtomatika.broker.redis:Transport``."""
+    """The transport behind ``avtomatika.broker.redis:Transport``.
+
+    One more transport option than kombu's: `touch_interval`, seconds between two signs of life for what is held.
+    """
 
     Channel = Channel
     cycle: MultiChannelPoller
@@ -207,4 +241,5 @@ class Transport(kombu_redis.Transport):
         previous = getattr(self.cycle, "touch_tref", None)
         if previous is not None:
             previous.cancel()
-        self.cycle.touch_tref = loop.call_repeatedly(TOUCH_SECONDS, self.cycle.touch_held)
+        seconds = connection.client.transport_options.get("touch_interval", TOUCH_SECONDS)
+        self.cycle.touch_tref = loop.call_repeatedly(seconds, self.cycle.touch_held)

@@ -71,6 +71,7 @@ class Lane:
         self.channel: Any = None
         self.slots: set[Slot] = set()
         self.last_start = 0.0
+        self.empty_at: float | None = None
 
     @property
     def fetching(self) -> bool:
@@ -102,20 +103,29 @@ class Lane:
             return True
         return len(self.slots) < self.limit and (not self.counted or self.gate.reserved() < self.gate.limit)
 
+    def fetched(self, found: bool) -> None:
+        self.empty_at = None if found else monotonic()
+
+    def stands_back(self) -> bool:
+        """After a fetch that found nothing, lanes that may have messages come first for a while."""
+        return self.empty_at is not None and monotonic() - self.empty_at < self.gate.retry_seconds()
+
     def fetch_seconds(self) -> float | None:
         """How long a fetch may hold its slot.
 
         Where the lanes' limits together exceed the limit over all, an idle lane's fetch may hold the last free slot. It
-        holds it for at most half a second, shared among the lanes that want one (but for no less than 50 ms each), and the
-        lane that has waited longest comes next: a message waits for idle lanes at most about
-        max(0.5, 0.05 x lanes) seconds, and only while slots are that scarce.
+        then holds it for 50 ms while another lane is known to have had messages, else for its share of half a second; and
+        having found nothing it comes last for max(0.5, 0.2 x lanes) seconds. So an idle lane costs a busy one at most a
+        tenth of one slot, and a message in an idle lane waits at most that long for its lane's turn at the next free slot.
         """
         if not self.counted or self.gate.ample():
             return None
         waiting = self.gate.waiting(besides=self)
-        if waiting < self.gate.limit - self.gate.reserved():
+        if len(waiting) < self.gate.limit - self.gate.reserved():
             return FETCH_SECONDS
-        return max(SHORTEST_FETCH_SECONDS, FETCH_SECONDS / (waiting + 1))
+        if any(not lane.stands_back() for lane in waiting):
+            return SHORTEST_FETCH_SECONDS
+        return max(SHORTEST_FETCH_SECONDS, FETCH_SECONDS / (len(waiting) + 1))
 
     def keeps(self, message: Any) -> bool:
         """Whether a message must not be handed back when its channel closes: it runs on, or has ended unacknowledged."""
@@ -175,12 +185,17 @@ class SlotGate:
         """Whether every lane could be full at once."""
         return sum(lane.limit for lane in self.lanes.values() if lane.counted) <= self.limit
 
-    def waiting(self, besides: Lane) -> int:
+    def waiting(self, besides: Lane) -> list[Lane]:
         """Lanes that have room and no fetch in flight."""
-        return sum(
-            lane is not besides and lane.counted and not lane.fetching and len(lane.slots) < lane.limit
+        return [
+            lane
             for lane in self.lanes.values()
-        )
+            if lane is not besides and lane.counted and not lane.fetching and len(lane.slots) < lane.limit
+        ]
+
+    def retry_seconds(self) -> float:
+        """How long a lane that found nothing stands back."""
+        return max(FETCH_SECONDS, 0.2 * len(self.lanes))
 
     def changed(self, freed: bool = False) -> None:
         if freed and self.on_free is not None:

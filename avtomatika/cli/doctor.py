@@ -64,8 +64,12 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "history_uri": None,
         "problems": problems,
     }
-    binary = attempt(find_binary)
-    report["redis_server"] = str(binary) if binary is not None else None
+    try:
+        report["redis_server"] = str(find_binary())
+    except ConfigurationError as exc:
+        report["redis_server"] = None
+        if not os.environ.get("REDIS_URL"):  # nobody needs an embedded one beside a Redis of their own
+            problems.append(str(exc))
     settings = attempt(lambda: _settings(data_dir, report))
     if settings is not None:
         report["broker_url"], report["state_url"] = settings.broker_url, settings.state_url

@@ -110,7 +110,8 @@ class Machine:
 
     def where_to_look(self) -> str:
         """Names the logs, and quotes the end of the first one."""
-        lines = "\n".join(self._log_text().splitlines()[-8:])
+        said = [line for line in self._log_text().splitlines() if not line.startswith("token ")]
+        lines = "\n".join(said[-8:])
         return f"the logs are {self.log} and {self.data_dir / 'logs'}" + (f"\n{lines}" if lines else "")
 
     def _log_text(self) -> str:

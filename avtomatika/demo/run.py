@@ -94,8 +94,11 @@ async def run_demo(options: Options, view: View) -> Outcome:
             job_id = await client.submit("/photo-report", initial_data)
             progress = await _watch(client, machine, job_id, view)
         seconds = time.monotonic() - submitted
-        if progress.status != "finished":
-            raise DemoError(f"the job {job_id} ended as {progress.status}: {_reason(progress)}; {machine.where_to_look()}")
+        if progress.status != "finished" and _problem(progress) is None:
+            why = progress.error or "no reason was given"
+            raise DemoError(f"the job {job_id} ended as {progress.status}: {why}; {machine.where_to_look()}")
+    if progress.status != "finished":  # decided by the blueprint, which says why; the logs would add nothing
+        raise DemoError(str(_problem(progress)))
     return _outcome(job_id, progress, options.workers, seconds, started - began)
 
 
@@ -148,9 +151,9 @@ async def _look(client: Client, job_id: str) -> tuple[Progress, int]:
     return read(OUTLINE, job, events, children), len(events) + sum(len(history) for _, history in children)
 
 
-def _reason(progress: Progress) -> str:
-    problem = progress.result.get("problem") if isinstance(progress.result, dict) else None
-    return str(problem or progress.error or "no reason was given")
+def _problem(progress: Progress) -> str | None:
+    """What the blueprint itself found wrong with its input."""
+    return progress.result.get("problem") if isinstance(progress.result, dict) else None
 
 
 def _outcome(job_id: str, progress: Progress, workers: int, seconds: float, start_seconds: float) -> Outcome:

@@ -32,6 +32,19 @@ class Draft:
     drop_tasks: list[str] = field(default_factory=list)
     drop_branches: bool = False
 
+    def fork(self) -> Draft:
+        """A copy to go on with, while this one stays as it is."""
+        return replace(
+            self,
+            changes=dict(self.changes),
+            events=list(self.events),
+            messages=list(self.messages),
+            tasks=list(self.tasks),
+            children=list(self.children),
+            timers=list(self.timers),
+            drop_tasks=list(self.drop_tasks),
+        )
+
     @property
     def next_version(self) -> int:
         return self.job.version + 1
@@ -68,7 +81,7 @@ class Draft:
             return
         message = self.compiler.task_message(info, capability, self.now)
         self.messages.append(message)
-        self.tasks.append(NewTask(info, TaskState.DISPATCHED, message))
+        self.tasks.append(NewTask(info, TaskState.DISPATCHED))
         if info.is_plain and info.timeout_seconds is not None:
             self.timers.append(Timer("timeout", info.id, self.now + info.timeout_seconds))
 

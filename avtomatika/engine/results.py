@@ -14,6 +14,7 @@ from avtomatika.engine.steps import Aggregated, Executor
 from avtomatika.engine.verdict import Judgement, Verdict, backoff, by_transition, exhausted, judge, judge_branch
 from avtomatika.errors import UnknownJobError, WrongStateError
 from avtomatika.jobs import (
+    JSON,
     Approval,
     Event,
     FanOut,
@@ -49,9 +50,10 @@ class Engine(Executor):
 
     async def resume(self, job_id: str, task_id: str, envelope: Any, fanout_id: str | None = None) -> None:
         """Takes the result of one attempt."""
-        result = Result.from_value(envelope)
         meta = envelope.get("meta") if isinstance(envelope, Mapping) else None
         if fanout_id is not None:
+            record = await self.store.get_task(task_id) if meta is None else None
+            result = _result(envelope, record is not None and record.info.is_plain)
             await self._take_branch(job_id, fanout_id, task_id, result, meta or {})
             return
         key = resume_key(task_id)
@@ -62,6 +64,7 @@ class Engine(Executor):
             await self._unclaim(job, key)
             return
         info = job.waiting
+        result = _result(envelope, info.is_plain)
         draft = self.draft(job, (key,))
         draft.drop_tasks.append(task_id)
         judgement = judge(info, result, self.settings.job_max_retries)
@@ -81,6 +84,9 @@ class Engine(Executor):
             await self._unclaim(job, key)
             return
         results = await self.store.branches(job_id)
+        if None in results.values():  # too early: the last branch will publish it
+            await self.store.release_job(job_id, self.boot_id)
+            return
         envelopes = {task_id: result.to_dict() for task_id, result in results.items() if result is not None}
         await self.run(job, (key,), Aggregated(job.waiting.aggregate_into, envelopes))
 
@@ -98,13 +104,13 @@ class Engine(Executor):
         status = _CHILD_RESULT[child.status]
         if child.status.value in job.waiting.transitions:
             status = child.status.value
-        result = Result.from_value(child.result) if status == Result.SUCCESS else Result(status)
+        data = _data(child.result) if status == Result.SUCCESS else {}
         what = f"child job {child.id} ({child.blueprint_name})"
         judgement = by_transition(job.waiting.transitions, status, child.error_message, what)
         draft = self.draft(job, (key,))
         details = {"job_id": child_id, "status": child.status.value}
         draft.event("sub_job_finished", state=job.current_state, next_state=judgement.state, details=details)
-        await self._follow(draft, judgement, Result(status, result.data))
+        await self._follow(draft, judgement, Result(status, data))
 
     async def decide(
         self, job_id: str, decision: str, *, comment: str | None = None, who: str = "", token: str | None = None
@@ -142,6 +148,19 @@ class Engine(Executor):
             raise WrongStateError(f"job {job_id} was decided by somebody else at the same time")
         return commit.job
 
+    async def give_back(self, job_id: str) -> None:
+        """Lets go of a job whose message was not carried out to its end, and makes sure that another message goes on with it.
+
+        Commits on the way have settled the message that began the run, so that repeating that one would do nothing.
+        """
+        job = await self.store.load(job_id)
+        message = None
+        if job is not None and job.status is JobStatus.RUNNING and job.waiting is None:
+            known = await self.store.ledger_get(step_key(job_id, job.version))
+            message = self.compiler.step_message(job_id, job.version, self.clock()) if known is None else None
+        done = await self.store.release_job(job_id, self.boot_id, message, self.clock())
+        await self.publisher.flush(done.outbox)
+
     async def _claim(self, job_id: str, key: str, version: int | None = None) -> Job | None:
         claim = await self.store.claim_job(job_id, self.boot_id, self.clock(), key, version=version)
         if claim.outcome is ClaimOutcome.STALE:
@@ -160,9 +179,7 @@ class Engine(Executor):
         if judgement.verdict is Verdict.NEXT:
             assert judgement.state is not None
             draft.enter(judgement.state)
-            commit = draft.commit(keep_claim=True)
-            if await self.commit(commit):
-                await self.run(commit.job)
+            await self.go_on(draft)
             return
         draft.end(JobStatus(judgement.verdict.value), judgement.reason)
         await self.commit(draft.commit())
@@ -279,7 +296,24 @@ class Engine(Executor):
         if capability is None and not info.is_plain:
             return NewTask(info, TaskState.UNROUTED), None
         message = self.compiler.task_message(info, capability, now)
-        return NewTask(info, TaskState.DISPATCHED, message), message
+        return NewTask(info, TaskState.DISPATCHED), message
+
+
+def _result(envelope: Any, is_plain: bool) -> Result:
+    """The envelope that a message carries. What a plain Celery task returns is data, whatever it looks like.
+
+    Envelopes of ours carry `meta`, which tells them from a plain task's value.
+    """
+    if is_plain and not (isinstance(envelope, Mapping) and "meta" in envelope):
+        return Result.success(_data(envelope))
+    return Result.from_value(envelope)
+
+
+def _data(value: Any) -> JSON:
+    """A value as it is merged into a state_history."""
+    if value is None:
+        return {}
+    return dict(value) if isinstance(value, Mapping) else {"result": value}
 
 
 def _outcome(job: Job, info: TaskInfo, result: Result, judgement: Judgement, meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 _END_STATUS = {"failed": JobStatus.FAILED, "cancelled": JobStatus.CANCELLED}
 
 
+#: How long a result's commit waits for the next state's handler, to be made in one call with what that decides.
+TOGETHER_SECONDS = 0.05
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What one handler call came to."""
@@ -89,7 +93,8 @@ class Executor:
         """Applies a commit and publishes what it could not push itself; false where another change came first."""
         done = await self._persist(commit)
         if not done.applied:
-            await self.store.release_job(commit.job.id, self.boot_id)
+            if commit.boot_id is not None:
+                await self.store.release_job(commit.job.id, commit.boot_id)
             return False
         await self.publisher.flush(done.outbox)
         return True
@@ -123,29 +128,71 @@ class Executor:
             draft = self.draft(job, settles)
             try:
                 decision = await self._decide(job, aggregated)
-            except HandlerError as exc:
-                self._quarantine(draft, str(exc))
-                await self.commit(draft.commit())
-                return
             except Exception as exc:
-                self._handler_failed(draft, exc, aggregated)
-                await self.commit(draft.commit())
+                await self._handler_raised(draft, exc, aggregated)
                 return
-            draft = self.draft(job, settles)
+            last = turn == self.settings.max_transitions_per_step
+            after = await self._carry_out(self.draft(job, settles), decision, aggregated, last=last)
+            if after is None:
+                return
+            job, settles, aggregated = after, (), None
+
+    async def go_on(self, opening: Draft) -> None:
+        """Goes on with the state that a draft enters: commits it, and runs its handler.
+
+        A handler that is done within moments is committed together with the draft, which saves a call to the store; for a slower
+        one the draft is committed first, so that the job shows where it is.
+        """
+        commit = opening.commit(keep_claim=True)
+        deciding = asyncio.ensure_future(self._decide(commit.job, None))
+        try:
+            await asyncio.wait({deciding}, timeout=TOGETHER_SECONDS)
+            if deciding.done() and deciding.exception() is None:
+                after = await self._carry_out(opening, deciding.result(), None)
+                if after is not None:
+                    await self.run(after)
+                return
+            if not await self.commit(commit):
+                return
             try:
-                goes_on = await self._apply(draft, decision, aggregated)
-                if goes_on and turn == self.settings.max_transitions_per_step:
-                    draft.messages.append(self.compiler.step_message(job.id, draft.next_version, draft.now))
-                    goes_on = False
-                commit = draft.commit(keep_claim=goes_on)
-                _assert_json(commit.job)
-            except HandlerError as exc:
-                draft = self.draft(job, settles)
-                self._quarantine(draft, str(exc))
-                commit, goes_on = draft.commit(), False
-            if not await self.commit(commit) or not goes_on:
+                decision = await deciding
+            except Exception as exc:
+                await self._handler_raised(self.draft(commit.job), exc, None)
                 return
-            job, settles, aggregated = commit.job, (), None
+            after = await self._carry_out(self.draft(commit.job), decision, None)
+            if after is not None:
+                await self.run(after)
+        finally:
+            deciding.cancel()
+
+    async def _carry_out(
+        self, base: Draft, decision: Decision, aggregated: Aggregated | None, *, last: bool = False
+    ) -> Job | None:
+        """Commits a decision on top of a draft; the job where it goes on at once.
+
+        Args:
+            last: it must not go on at once, but over the queue.
+        """
+        draft = base.fork()
+        try:
+            goes_on = await self._apply(draft, decision, aggregated)
+            if goes_on and last:
+                draft.messages.append(self.compiler.step_message(draft.job.id, draft.next_version, draft.now))
+                goes_on = False
+            commit = draft.commit(keep_claim=goes_on)
+            _assert_json(commit.job, base.job.current_state if aggregated is None else aggregated.state)
+        except HandlerError as exc:
+            self._quarantine(base, str(exc))
+            commit, goes_on = base.commit(), False
+        applied = await self.commit(commit)
+        return commit.job if applied and goes_on else None
+
+    async def _handler_raised(self, draft: Draft, exc: Exception, aggregated: Aggregated | None) -> None:
+        if isinstance(exc, HandlerError):
+            self._quarantine(draft, str(exc))
+        else:
+            self._handler_failed(draft, exc, aggregated)
+        await self.commit(draft.commit())
 
     async def _decide(self, job: Job, aggregated: Aggregated | None) -> Decision:
         blueprint = self._blueprint(job.blueprint_name)
@@ -224,7 +271,9 @@ class Executor:
         queue = action.queue
         if queue is None and self.compiler.is_routed(action.type):
             queue = ""
-        _assert_params(action)
+        _assert_plain(f"params of task {action.type!r}", action.params)
+        if action.resource_requirements is not None:
+            _assert_plain(f"resource_requirements of task {action.type!r}", action.resource_requirements)
         timeout = action.timeout_seconds
         if timeout is None and queue is not None:
             timeout = self.settings.worker_timeout_seconds  # nobody claims a plain task: its clock starts here
@@ -266,6 +315,7 @@ class Executor:
 
     def _run_child(self, draft: Draft, action: RunBlueprint, state: str) -> None:
         blueprint = self._blueprint(action.blueprint_name)
+        _assert_plain(f"initial_data of blueprint {action.blueprint_name!r}", action.initial_data)
         parent = draft.job
         child = Job(
             id=new_id(),
@@ -314,22 +364,22 @@ class Executor:
         draft.timers.append(Timer(kind, f"{job.id}|{draft.next_version}", draft.now + wait))
 
 
-def _assert_json(job: Job) -> None:
+def _assert_json(job: Job, state: str) -> None:
     try:
         json.dumps(job.state_history, allow_nan=False)
         json.dumps(job.result, allow_nan=False)
     except (TypeError, ValueError) as exc:
         raise HandlerError(
-            f"the handler of state {job.current_state!r} left something in state_history (or returned something) "
+            f"the handler of state {state!r} left something in state_history (or returned something) "
             f"that is not JSON: {exc}; keep plain values there, and references to everything else"
         ) from None
 
 
-def _assert_params(action: DispatchTask) -> None:
+def _assert_plain(what: str, value: JSON) -> None:
     try:
-        json.dumps(action.params, allow_nan=False)
+        json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as exc:
-        raise HandlerError(f"params of task {action.type!r} are not JSON: {exc}") from None
+        raise HandlerError(f"{what} are not JSON: {exc}") from None
 
 
 def start_state(blueprint: Blueprint) -> str:

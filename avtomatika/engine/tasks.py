@@ -34,26 +34,34 @@ class ControlTask(Task):
     async def run_async(self, request: TaskRequest) -> None:
         job_id = request.kwargs["job_id"]
         wait = 0.1
+        interrupted = False
         while True:
             try:
+                if interrupted:
+                    await self.runtime.engine.give_back(job_id)
+                    interrupted = False
                 await self.handle(*request.args, **request.kwargs)
                 return
             except StoreUnavailableError as exc:
                 logger.warning("%s waits for the store: %s", self.name, exc, extra={"action": self.name, "job_id": job_id})
-                await asyncio.sleep(wait)
+                interrupted = True
+                try:
+                    await asyncio.sleep(wait)
+                except asyncio.CancelledError:
+                    await self._give_back(job_id)
+                    raise Requeue from None
                 wait = min(2.0, wait * 2)
-                await self._release(job_id)
             except asyncio.CancelledError:
                 # The process is stopping: whoever takes the message next goes on.
-                await self._release(job_id)
+                await self._give_back(job_id)
                 raise Requeue from None
             except Exception:
-                await self._release(job_id)
+                await self._give_back(job_id)
                 raise
 
-    async def _release(self, job_id: str) -> None:
+    async def _give_back(self, job_id: str) -> None:
         try:
-            await self.runtime.store.release_job(job_id, self.runtime.boot_id)
+            await self.runtime.engine.give_back(job_id)
         except StoreUnavailableError:
             logger.debug("the claim stays until this boot ends or the store is back", extra={"job_id": job_id})
 
@@ -88,7 +96,7 @@ class ResumeError(ControlTask):
             envelope = await asyncio.to_thread(envelope_of_failure, self.runtime.settings, task_id)
         except (BackendError, OSError) as exc:
             raise StoreUnavailableError(f"the fleet's result backend does not answer: {exc}") from exc
-        await self.runtime.engine.resume(job_id, task_id, envelope, fanout_id)
+        await self.runtime.engine.resume(job_id, task_id, {**envelope, "meta": {}}, fanout_id)
 
 
 class Aggregate(ControlTask):

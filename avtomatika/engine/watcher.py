@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
-from avtomatika.broker.messages import PUBLISHED_AT, published_again
+from avtomatika.broker.messages import published_again
 from avtomatika.broker.probe import QueueProbe
 from avtomatika.engine.draft import Draft
 from avtomatika.engine.results import Engine
@@ -73,7 +74,13 @@ class Watcher:
 
     async def tick(self) -> None:
         for timer in await self.store.due(self.engine.clock()):
-            await self._fire(timer)
+            try:
+                await self._fire(timer)
+            except StoreUnavailableError:
+                raise
+            except Exception:  # it must not keep the others waiting
+                logger.exception("timer %s failed; it is tried again", timer.member, extra={"action": "timer"})
+                await self.store.set_timer(replace(timer, due=self.engine.clock() + self.settings.watcher_interval_seconds))
         for boot_id in await self.store.ended_boots(self.engine.clock()):
             await self.recover(boot_id)
         for task_type in await self.store.unrouted_types():
@@ -110,15 +117,18 @@ class Watcher:
         await self.store.forget_boot(boot_id, self.engine.clock())
 
     async def _recover_job(self, boot_id: str, job_id: str, key: str) -> None:
-        await self.store.release_job(job_id, boot_id)
         now = self.engine.clock()
         message = await self.store.ledger_get(key)
         if message is None:
             job = await self.store.load(job_id)
-            if job is None or job.waiting is not None or job.status not in (JobStatus.PENDING, JobStatus.RUNNING):
-                return
-            message = self.engine.compiler.step_message(job.id, job.version, now)
-        await self._publish(message, now)
+            if job is not None and job.waiting is None and job.status in (JobStatus.PENDING, JobStatus.RUNNING):
+                message = self.engine.compiler.step_message(job.id, job.version, now)
+        again = published_again(message, now) if message is not None else None
+        # One call, so that no crash comes between; where somebody took the job over meanwhile, it does nothing.
+        done = await self.store.release_job(job_id, boot_id, again, now)
+        if not done.applied:
+            await self.store.drop_claim(boot_id, job_id=job_id)
+        await self.engine.publisher.flush(done.outbox)
 
     async def _publish(self, message: Message, now: float) -> None:
         done = await self.store.publish(published_again(message, now), now)
@@ -152,11 +162,11 @@ class Watcher:
             case "branch":
                 await self._branch_due(timer.key)
             case "timeout" | "dispatch":
-                await self._timed_out(timer.key, TIMED_OUT if timer.kind == "timeout" else "No worker took the task in time")
+                await self._timed_out(timer)
             case _:
                 logger.error("a timer of unknown kind is dropped: %s", timer.member, extra={"action": "timer"})
         # After the work: a crash before this line repeats it, and repeating does nothing.
-        await self.store.drop_timer(timer.member)
+        await self.store.drop_timer(timer)
 
     async def _step_due(self, key: str) -> None:
         job_id, _, version = key.partition("|")
@@ -192,19 +202,30 @@ class Watcher:
         if record is None or record.state is not TaskState.DELAYED:
             return
         capability = None if record.info.is_plain else await self.engine.capability_of(record.info.type)
+        now = self.engine.clock()
         if capability is None and not record.info.is_plain:
-            await self.store.set_timer(Timer("branch", task_id, self.engine.clock() + 1))
+            await self.store.set_timer(Timer("branch", task_id, now + 1))
             return
+        if record.info.is_plain and record.info.timeout_seconds is not None:  # nobody claims it: its clock starts here
+            await self.store.set_timer(Timer("timeout", task_id, now + record.info.timeout_seconds))
         await self._dispatch(task_id, capability)
 
-    async def _timed_out(self, task_id: str, reason: str) -> None:
-        """An attempt was not started, or not ended, in time: its `timeout` transition, else the job fails."""
-        record = await self.store.get_task(task_id)
+    async def _timed_out(self, timer: Timer) -> None:
+        """An attempt was not started, or not ended, in time: a result of ours says so, as its worker's would have come."""
+        record = await self.store.get_task(timer.key)
         if record is None or record.state is TaskState.DONE:
             return
-        info = record.info
-        envelope = {"status": Result.TIMEOUT, "error": {"code": "TIMEOUT", "message": reason}}
-        await self.engine.resume(info.job_id, task_id, envelope, info.fanout_id)
+        claimed = record.state is TaskState.CLAIMED
+        if timer.kind == "dispatch":
+            over = not claimed
+        else:
+            over = record.info.is_plain or (claimed and (record.timeout_at or 0) <= self.engine.clock())
+        if not over:
+            return
+        reason = TIMED_OUT if timer.kind == "timeout" else "No worker took the task in time"
+        envelope = {"status": Result.TIMEOUT, "data": {}, "error": {"code": "TIMEOUT", "message": reason}, "meta": {}}
+        now = self.engine.clock()
+        await self._publish(self.engine.compiler.resume_message(record.info, envelope, now), now)
 
     async def _repeat_lost(self, entries: Sequence[tuple[Message, float]], now: float) -> None:
         for message, published_at in entries:
@@ -214,13 +235,11 @@ class Watcher:
 
     async def _redispatch_lost(self, records: Sequence[TaskRecord], now: float) -> None:
         for record in records:
-            message = record.message
-            if message is None:
+            info = record.info
+            message = self.engine.compiler.task_message(info, await self.engine.capability_of(info.type), now)
+            if not await self.probe.passed(message, record.dispatched_at):
                 continue
-            published_at = float(message.headers.get(PUBLISHED_AT) or record.dispatched_at)
-            if await self.probe.passed(message, published_at):
-                again = published_again(message, now)
-                done = await self.store.redispatch(record.info.id, again, now)
-                if done.applied:
-                    logger.info("a task nobody claimed is published again", extra={"action": "repeat", "task_id": record.info.id})
-                await self.engine.publisher.flush(done.outbox)
+            done = await self.store.redispatch(info.id, message, now)
+            if done.applied:
+                logger.info("a task nobody claimed is published again", extra={"action": "repeat", "task_id": info.id})
+            await self.engine.publisher.flush(done.outbox)

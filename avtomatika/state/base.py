@@ -15,11 +15,10 @@ from avtomatika.jobs import Event, Job, JobStatus, Message, Result, TaskInfo, Ta
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
-    """A task to store with a commit. `message` is kept with it, so that it can be published again unchanged."""
+    """A task to store with a commit."""
 
     info: TaskInfo
     state: TaskState
-    message: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,6 @@ class TaskRecord:
 
     info: TaskInfo
     state: TaskState
-    message: Message | None = None
     worker_id: str | None = None
     boot_id: str | None = None
     dispatched_at: float = 0.0
@@ -124,8 +122,8 @@ class JobStore(Protocol):
         With `version`, another stored version is STALE; so are unknown and terminal jobs.
         """
 
-    async def release_job(self, job_id: str, boot_id: str) -> None:
-        """Gives a claim back without a change, if this boot holds it."""
+    async def release_job(self, job_id: str, boot_id: str, message: Message | None = None, now: float = 0.0) -> CommitResult:
+        """Gives a claim back without a change, if this boot holds it, and publishes a message in the same call."""
 
     async def list_jobs(
         self,
@@ -244,7 +242,8 @@ class TimerStore(Protocol):
 
     async def set_timer(self, timer: Timer) -> None: ...
 
-    async def drop_timer(self, member: str) -> None: ...
+    async def drop_timer(self, timer: Timer) -> None:
+        """Drops a timer that has fired, unless it was set to another time meanwhile."""
 
 
 class OutboxStore(Protocol):
@@ -269,7 +268,8 @@ class OutboxStore(Protocol):
 
 
 class LockStore(Protocol):
-    async def acquire(self, name: str, holder: str, ttl: float) -> bool: ...
+    async def acquire(self, name: str, holder: str, ttl: float) -> bool:
+        """True where the holder has the lock now; one that had it before keeps it."""
 
     async def renew(self, name: str, holder: str, ttl: float) -> bool: ...
 

@@ -111,7 +111,7 @@ class _Jobs:
 
     def _add_task(self, task: NewTask, now: float) -> None:
         info = task.info
-        self._tasks[info.id] = TaskRecord(info, task.state, task.message, dispatched_at=now)
+        self._tasks[info.id] = TaskRecord(info, task.state, dispatched_at=now)
         if info.dispatch_timeout_seconds is not None and not info.is_plain:
             self._timers[Timer("dispatch", info.id, 0).member] = now + info.dispatch_timeout_seconds
 
@@ -136,9 +136,11 @@ class _Jobs:
         self._job_claims[job_id] = (boot_id, key)
         return JobClaim(ClaimOutcome.OK, job)
 
-    async def release_job(self, job_id: str, boot_id: str) -> None:
-        if self._job_claims.get(job_id, ("", ""))[0] == boot_id:
-            del self._job_claims[job_id]
+    async def release_job(self, job_id: str, boot_id: str, message: Message | None = None, now: float = 0.0) -> CommitResult:
+        if self._job_claims.get(job_id, ("", ""))[0] != boot_id:
+            return CommitResult(False)
+        del self._job_claims[job_id]
+        return CommitResult(True, self._publish(message, now) if message is not None else ())
 
     async def list_jobs(
         self,
@@ -202,7 +204,7 @@ class _Tasks(_Jobs):
         record = self._held(task_id, boot_id)
         if record is None:
             return CommitResult(False)
-        self._tasks[task_id] = replace(record, state=TaskState.DONE, reported=result, message=None)
+        self._tasks[task_id] = replace(record, state=TaskState.DONE, reported=result)
         self._timers.pop(f"timeout|{task_id}", None)
         self._task_claims.get(boot_id, set()).discard(task_id)
         return CommitResult(True, self._publish(message, now))
@@ -215,7 +217,6 @@ class _Tasks(_Jobs):
         self._tasks[task_id] = TaskRecord(
             record.info,
             TaskState.DISPATCHED,
-            record.message,
             dispatched_at=now,
             cancel_requested=record.cancel_requested,
         )
@@ -283,7 +284,7 @@ class _Tasks(_Jobs):
         record = self._tasks.get(task_id)
         if record is None or record.state not in (TaskState.UNROUTED, TaskState.DELAYED, TaskState.DISPATCHED):
             return CommitResult(False)
-        self._tasks[task_id] = replace(record, state=TaskState.DISPATCHED, dispatched_at=now, message=message)
+        self._tasks[task_id] = replace(record, state=TaskState.DISPATCHED, dispatched_at=now)
         return CommitResult(True, self._publish(message, now))
 
     async def unrouted(self, task_type: str) -> Sequence[str]:
@@ -381,8 +382,9 @@ class MemoryStore(_Tasks):
     async def set_timer(self, timer: Timer) -> None:
         self._timers[timer.member] = timer.due
 
-    async def drop_timer(self, member: str) -> None:
-        self._timers.pop(member, None)
+    async def drop_timer(self, timer: Timer) -> None:
+        if self._timers.get(timer.member) == timer.due:
+            del self._timers[timer.member]
 
     async def publish(self, message: Message, now: float) -> CommitResult:
         return CommitResult(True, self._publish(message, now))

@@ -23,7 +23,7 @@ class RedisStore(RedisTasks):
         await self._ask(
             self._scripts("register")(
                 keys=[keys.worker(record.id), keys.workers, keys.boots],
-                args=[record.id, record.boot_id, dumps(record.to_dict()), now + ttl],
+                args=[record.id, record.boot_id, dumps(record.to_dict()), now + ttl, record.seen_at or record.registered_at],
             )
         )
 
@@ -110,8 +110,8 @@ class RedisStore(RedisTasks):
     async def set_timer(self, timer: Timer) -> None:
         await self._ask(self._client.zadd(self._keys.timers, {timer.member: timer.due}))
 
-    async def drop_timer(self, member: str) -> None:
-        await self._ask(self._client.zrem(self._keys.timers, member))
+    async def drop_timer(self, timer: Timer) -> None:
+        await self._ask(self._scripts("drop_timer")(keys=[self._keys.timers], args=[timer.member, timer.due]))
 
     async def publish(self, message: Message, now: float) -> CommitResult:
         commands, outbox_id = self._publish(message, now)
@@ -165,7 +165,9 @@ class RedisStore(RedisTasks):
             await self._ask(pipe.execute())
 
     async def acquire(self, name: str, holder: str, ttl: float) -> bool:
-        return bool(await self._ask(self._client.set(self._keys.lock(name), holder, nx=True, px=int(ttl * 1000))))
+        if await self._ask(self._client.set(self._keys.lock(name), holder, nx=True, px=int(ttl * 1000))):
+            return True
+        return await self.renew(name, holder, ttl)  # perhaps it is ours: the answer to a first call was lost
 
     async def renew(self, name: str, holder: str, ttl: float) -> bool:
         reply = await self._ask(self._scripts("lock")(keys=[self._keys.lock(name)], args=[holder, "renew", int(ttl * 1000)]))

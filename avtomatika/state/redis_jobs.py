@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from avtomatika.jobs import Event, Job, JobStatus, TaskState, Timer, new_id
+from avtomatika.jobs import Event, Job, JobStatus, Message, TaskState, Timer, new_id
 from avtomatika.state.base import ClaimOutcome, Commit, CommitResult, JobClaim, NewTask
 from avtomatika.state.redis_base import Command, RedisBase, dumps, loads, text
 
@@ -91,8 +91,6 @@ class RedisJobs(RedisBase):
         fields: list[Any] = ["j", info.job_id, "d", dumps(info.to_dict()), "st", task.state.value, "at", now]
         if info.timeout_seconds is not None:
             fields += ("ts", info.timeout_seconds)
-        if task.message is not None:
-            fields += ("m", dumps(task.message.to_dict()))
         commands: list[Command] = [("HSET", keys.task(info.id), *fields)]
         if task.state is TaskState.UNROUTED:
             commands.append(("SADD", keys.unrouted(info.type), info.id))
@@ -142,9 +140,15 @@ class RedisJobs(RedisBase):
         outcome = ClaimOutcome(text(reply[0]))
         return JobClaim(outcome, Job.from_dict(loads(reply[1])) if outcome is ClaimOutcome.OK else None)
 
-    async def release_job(self, job_id: str, boot_id: str) -> None:
+    async def release_job(self, job_id: str, boot_id: str, message: Message | None = None, now: float = 0.0) -> CommitResult:
         keys = self._keys
-        await self._ask(self._release_job(keys=[keys.job(job_id), keys.claims(boot_id)], args=[boot_id, job_id]))
+        if message is None:
+            done = await self._ask(self._release_job(keys=[keys.job(job_id), keys.claims(boot_id)], args=[boot_id, job_id]))
+            return CommitResult(int(done) == 1)
+        published, outbox_id = self._publish(message, now)
+        commands = [("HDEL", keys.job(job_id), "c", "cn"), ("HDEL", keys.claims(boot_id), f"j:{job_id}"), *published]
+        applied = await self._apply([(keys.job(job_id), "c", boot_id)], commands)
+        return CommitResult(applied, (outbox_id,) if applied and outbox_id else ())
 
     async def list_jobs(
         self,

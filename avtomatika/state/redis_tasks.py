@@ -1,6 +1,6 @@
 """Attempts in Redis.
 
-Fields of a task's hash: j job, d TaskInfo, st state, m message, at dispatched at, ts timeout in seconds, w worker, b boot,
+Fields of a task's hash: j job, d TaskInfo, st state, at dispatched at, ts timeout in seconds, w worker, b boot,
 ct claimed at, to timeout at, p progress, pm its message, x cancel flag, r reported result, n nonce of the last change.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from avtomatika.jobs import Event, Message, Result, TaskInfo, TaskState, Timer, new_id
 from avtomatika.state.base import BranchOutcome, ClaimOutcome, CommitResult, NewTask, TaskClaim, TaskRecord
-from avtomatika.state.redis_base import Command, dumps, flat, loads, text
+from avtomatika.state.redis_base import Command, dumps, loads, text
 from avtomatika.state.redis_jobs import RedisJobs
 
 
@@ -45,7 +45,6 @@ class RedisTasks(RedisJobs):
         published, outbox_id = self._publish(message, now)
         commands: list[Command] = [
             ("HSET", key, "st", TaskState.DONE.value, "r", dumps(result.to_dict())),
-            ("HDEL", key, "m"),
             ("ZREM", keys.timers, f"timeout|{task_id}"),
             ("HDEL", keys.claims(boot_id), f"t:{task_id}"),
             *published,
@@ -77,11 +76,10 @@ class RedisTasks(RedisJobs):
     ) -> tuple[BranchOutcome, tuple[str, ...]]:
         first = [*self._drop_task_commands(task_id), *self._event_commands([event]), *self._settle(settles)]
         published, outbox_id = self._publish(aggregate, event.timestamp)
-        words = flat(first)
         reply = await self._ask(
             self._branch_done(
                 keys=[self._keys.branches(job_id)],
-                args=[fanout_id, task_id, dumps(result.to_dict()), len(words), *words, *flat(published)],
+                args=[fanout_id, task_id, dumps(result.to_dict()), dumps([first, published])],
             )
         )
         outcome = BranchOutcome(text(reply))
@@ -119,7 +117,7 @@ class RedisTasks(RedisJobs):
         rows = await self._ask(self._client.hgetall(self._keys.branches(job_id)))
         found = []
         for task_id, value in rows.items():
-            if text(task_id).startswith("#"):
+            if text(task_id).startswith("#") or text(task_id) == "n":  # "n": the nonce of the last change
                 continue
             index, _, body = text(value).partition("|")
             found.append((int(index), text(task_id), Result.from_dict(loads(body)) if body else None))
@@ -133,7 +131,7 @@ class RedisTasks(RedisJobs):
             return CommitResult(False)
         published, outbox_id = self._publish(message, now)
         commands: list[Command] = [
-            ("HSET", key, "st", TaskState.DISPATCHED.value, "at", now, "m", dumps(message.to_dict())),
+            ("HSET", key, "st", TaskState.DISPATCHED.value, "at", now),
             ("SREM", keys.unrouted(record.info.type), task_id),
             *([] if record.info.is_plain else [("ZADD", keys.unclaimed, now, task_id)]),
             *published,
@@ -142,7 +140,16 @@ class RedisTasks(RedisJobs):
         return CommitResult(applied, (outbox_id,) if applied and outbox_id else ())
 
     async def unrouted(self, task_type: str) -> Sequence[str]:
-        return sorted(text(i) for i in await self._ask(self._client.smembers(self._keys.unrouted(task_type))))
+        key = self._keys.unrouted(task_type)
+        ids = sorted(text(i) for i in await self._ask(self._client.smembers(key)))
+        async with self._client.pipeline(transaction=False) as pipe:
+            for task_id in ids:
+                pipe.exists(self._keys.task(task_id))
+            exist = await self._ask(pipe.execute()) if ids else []
+        dropped = [task_id for task_id, found in zip(ids, exist, strict=True) if not found]
+        if dropped:
+            await self._ask(self._client.srem(key, *dropped))
+        return [task_id for task_id in ids if task_id not in dropped]
 
     async def unrouted_types(self) -> Sequence[str]:
         types = sorted(text(t) for t in await self._ask(self._client.smembers(self._keys.unrouted_types)))
@@ -178,7 +185,6 @@ def _record(row: dict[str, str]) -> TaskRecord | None:
     return TaskRecord(
         info=TaskInfo.from_dict(loads(row["d"])),
         state=TaskState(row["st"]),
-        message=Message.from_dict(loads(row["m"])) if row.get("m") else None,
         worker_id=row.get("w"),
         boot_id=row.get("b"),
         dispatched_at=float(row.get("at") or 0),

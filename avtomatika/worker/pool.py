@@ -11,120 +11,32 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextvars import ContextVar
-from dataclasses import dataclass
-from enum import StrEnum
 from time import monotonic
 from typing import Any, ClassVar, TypeVar
 
-from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
-from celery.exceptions import Reject, SoftTimeLimitExceeded, Terminated, TimeLimitExceeded
+from celery.exceptions import Reject, Terminated
 from celery.utils.saferepr import saferepr
 from celery.worker import state as worker_state
-from celery.worker.request import Request
 from kombu.serialization import loads, prepare_accept_content
 
+from avtomatika.loops import new_event_loop
 from avtomatika.settings import get_settings
+from avtomatika.worker.runs import CancelReason, Requeue, Run, TaskRequest, current_cancel_reason, current_run, exception_info
 from avtomatika.worker.threads import DaemonThreads, Mailbox
+
+__all__ = ["AsyncPool", "CancelReason", "Requeue", "TaskRequest", "current_cancel_reason"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CANCEL_SECONDS = 2.0  # at a stop: for cancelled coroutines to clean up
+CANCEL_SECONDS = 1.75  # at a stop: for cancelled coroutines to clean up, and for the replies of fetches in flight
 LEAVE_SECONDS = 0.5  # at a stop: for the coroutines of `at_stop`, and for the loop's thread to end
-FETCH_SECONDS = 1.5  # at a stop: for the replies of fetches in flight
-
-
-class CancelReason(StrEnum):
-    """Why a running task was cancelled."""
-
-    REVOKED = "revoked"
-    SOFT_TIMEOUT = "soft_timeout"
-    HARD_TIMEOUT = "hard_timeout"
-    SHUTDOWN = "shutdown"
-    CANCELLED = "cancelled"
-
-
-class Requeue(Exception):
-    """Raise it in `run_async` to hand the message back to the broker."""
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRequest:
-    """One message, decoded, as `run_async` gets it.
-
-    Attributes:
-        headers: of the message.
-        chain: the remaining signatures of the message's embed, in Celery's order: the next one is the last.
-        delivery: the message's delivery info: exchange, routing_key, priority, redelivered.
-    """
-
-    id: str
-    name: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    headers: Mapping[str, Any]
-    chain: list[dict[str, Any]]
-    root_id: str | None
-    parent_id: str | None
-    delivery: Mapping[str, Any]
-
-
-class _Run:
-    """One request in the pool, and the handle by which Celery terminates it."""
-
-    def __init__(self, pool: AsyncPool, task_id: str, name: str, options: Mapping[str, Any]) -> None:
-        self.pool = pool
-        self.task_id = task_id
-        self.name = name
-        self.callback: Callable[..., Any] | None = options.get("callback")
-        self.accept_callback: Callable[..., Any] | None = options.get("accept_callback")
-        self.timeout_callback: Callable[..., Any] | None = options.get("timeout_callback")
-        self.soft_limit: float | None = options.get("soft_timeout")
-        self.hard_limit: float | None = options.get("timeout")
-        owner = getattr(self.accept_callback, "__self__", None)
-        self.request: Any = owner if isinstance(owner, Request) else None
-        self.slot: Any = getattr(getattr(self.request, "message", None), "slot", None)
-        self.task: asyncio.Task[Any] | None = None
-        self.future: Future[Any] | None = None
-        self.reason: CancelReason | None = None
-        self.timers: list[asyncio.TimerHandle] = []
-        self.started = monotonic()
-        self.reported = False  # a hard time limit has been reported; the end is not reported again
-        self.ended = False
-
-    def terminate(self, signal: int | None = None) -> None:
-        """Celery's order to stop: a revoke, or its own cancelling at a cold shutdown, which hands the message back."""
-        shutdown = getattr(self.request, "_already_cancelled", False)
-        self.pool.stop_run(self, CancelReason.SHUTDOWN if shutdown else CancelReason.REVOKED)
-
-    def as_exception(self) -> BaseException:
-        """What a coroutine that ended by CancelledError is reported as."""
-        match self.reason:
-            case CancelReason.SOFT_TIMEOUT:
-                return SoftTimeLimitExceeded(self.soft_limit)
-            case CancelReason.HARD_TIMEOUT:
-                return TimeLimitExceeded(self.hard_limit)
-            case CancelReason.SHUTDOWN:
-                return Reject("the worker stops", requeue=True)
-            case None:
-                return RuntimeError("the task was cancelled from within")
-            case reason:
-                return Terminated(reason.value)
-
-
-_current: ContextVar[_Run | None] = ContextVar("avtomatika_run", default=None)
-
-
-def current_cancel_reason() -> CancelReason | None:
-    """Why the running task is being cancelled; None while it is not, and outside of a task."""
-    run = _current.get()
-    return run.reason if run is not None else None
+PLAIN_THREADS = 256  # at most, for `asyncio.to_thread`; the slots bound how many are used
 
 
 class AsyncPool(BasePool):
@@ -140,10 +52,10 @@ class AsyncPool(BasePool):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.limit = self.limit or os.cpu_count() or 1
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_event_loop()
         self.threads = DaemonThreads(self.limit, "task")
         self._mailbox = Mailbox()
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, Run] = {}
         self._hub: Any = None
         self._thread: threading.Thread | None = None
         self._farewells: list[Callable[[], Coroutine[Any, Any, Any]]] = []
@@ -177,7 +89,7 @@ class AsyncPool(BasePool):
     # What Celery calls
 
     def on_start(self) -> None:
-        self.loop.set_default_executor(DaemonThreads(max(32, self.limit), "plain"))
+        self.loop.set_default_executor(DaemonThreads(max(PLAIN_THREADS, self.limit), "plain"))
         self._thread = threading.Thread(target=self._run_loop, name="avtomatika-loop", daemon=True)
         self._thread.start()
         AsyncPool.current = self
@@ -191,13 +103,14 @@ class AsyncPool(BasePool):
 
     def on_apply(
         self, target: Any, args: Any = None, kwargs: Any = None, correlation_id: str | None = None, **options: Any
-    ) -> _Run:
-        run = _Run(self, correlation_id or args[1], args[0], options)
+    ) -> Run:
+        run = Run(self, correlation_id or args[1], args[0], options)
         self._runs[id(run)] = run
         if run.slot is not None:
             run.slot.started()
         task = self.app.tasks.get(run.name) if self.app is not None else None
         run_async = getattr(task, "run_async", None)
+        run.expected = tuple(getattr(task, "throws", ()) or ())
         if run_async is None:
             run.future = self.threads.submit(self._in_thread, run, target, args or (), kwargs or {})
         else:
@@ -229,15 +142,15 @@ class AsyncPool(BasePool):
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    def _begin(self, run: _Run, run_async: Callable[[TaskRequest], Awaitable[Any]], args: Any) -> None:
+    def _begin(self, run: Run, run_async: Callable[[TaskRequest], Awaitable[Any]], args: Any) -> None:
         run.task = self.loop.create_task(self._drive(run, run_async, args), name=f"{run.name}[{run.task_id}]")
         run.task.add_done_callback(lambda task: self._done(run, task))
         if run.reason is not None:
             run.task.cancel()
         self._arm(run)
 
-    async def _drive(self, run: _Run, run_async: Callable[[TaskRequest], Awaitable[Any]], args: Any) -> Any:
-        _current.set(run)
+    async def _drive(self, run: Run, run_async: Callable[[TaskRequest], Awaitable[Any]], args: Any) -> Any:
+        current_run.set(run)
         try:
             return await run_async(self._decode(run, *args))
         except (SystemExit, KeyboardInterrupt, MemoryError) as exc:
@@ -245,7 +158,7 @@ class AsyncPool(BasePool):
             raise RuntimeError(f"the task raised {type(exc).__name__}: {exc}") from exc
 
     def _decode(
-        self, run: _Run, name: str, task_id: str, headers: dict[str, Any], body: Any, content_type: str | None, encoding: str
+        self, run: Run, name: str, task_id: str, headers: dict[str, Any], body: Any, content_type: str | None, encoding: str
     ) -> TaskRequest:
         if content_type:
             accept = prepare_accept_content(self.app.conf.accept_content)
@@ -265,7 +178,7 @@ class AsyncPool(BasePool):
             delivery=headers.get("delivery_info") or {},
         )
 
-    def _arm(self, run: _Run) -> None:
+    def _arm(self, run: Run) -> None:
         """Starts the clocks of the time limits."""
         if run.ended:
             return
@@ -274,7 +187,7 @@ class AsyncPool(BasePool):
         if run.hard_limit:
             run.timers.append(self.loop.call_later(run.hard_limit, self._on_hard_limit, run))
 
-    def _on_soft_limit(self, run: _Run) -> None:
+    def _on_soft_limit(self, run: Run) -> None:
         if run.ended or run.reason is not None:
             return
         if run.timeout_callback is not None:
@@ -282,12 +195,12 @@ class AsyncPool(BasePool):
         if run.task is not None:
             self._stop_in_loop(run, CancelReason.SOFT_TIMEOUT)
 
-    def _on_hard_limit(self, run: _Run) -> None:
+    def _on_hard_limit(self, run: Run) -> None:
         if not run.ended:
             self._mailbox.post(self._report_timeout, run)
             self._stop_in_loop(run, CancelReason.HARD_TIMEOUT)
 
-    def _stop_in_loop(self, run: _Run, reason: CancelReason) -> None:
+    def _stop_in_loop(self, run: Run, reason: CancelReason) -> None:
         if run.ended:
             return
         run.reason = reason
@@ -301,7 +214,7 @@ class AsyncPool(BasePool):
                 run.name, run.task_id, reason.value, extra={"action": "thread_not_stopped", "task_id": run.task_id},
             )  # fmt: skip
 
-    def _done(self, run: _Run, task: asyncio.Task[Any]) -> None:
+    def _done(self, run: Run, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
             return self._end(run, run.as_exception())
         exc = task.exception()
@@ -309,25 +222,27 @@ class AsyncPool(BasePool):
             return self._end(run, None, task.result())
         if isinstance(exc, Requeue):
             return self._end(run, Reject(str(exc), requeue=True))
-        if not isinstance(exc, Reject | Terminated):
+        if isinstance(exc, run.expected):
+            logger.info("%s[%s] failed: %s", run.name, run.task_id, exc, extra={"action": "task_failed"})
+        elif not isinstance(exc, Reject | Terminated):
             logger.error("%s[%s] raised %r", run.name, run.task_id, exc, exc_info=exc, extra={"action": "task_raised"})
         return self._end(run, exc)
 
-    def _end(self, run: _Run, exc: BaseException | None, result: Any = None) -> None:
+    def _end(self, run: Run, exc: BaseException | None, result: Any = None) -> None:
         """Reports an end, once, from any thread."""
         runtime = monotonic() - run.started
         if exc is None:
             self._finish_later(run, (0, saferepr(result), runtime))
         else:
-            self._finish_later(run, (1, _exception_info(exc), runtime))
+            self._finish_later(run, (1, exception_info(exc), runtime))
 
-    def _finish_later(self, run: _Run, outcome: tuple[int, Any, float]) -> None:
+    def _finish_later(self, run: Run, outcome: tuple[int, Any, float]) -> None:
         run.ended = True
         self._mailbox.post(self._finish, run, outcome)
 
     # In a thread of its own
 
-    def _in_thread(self, run: _Run, target: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    def _in_thread(self, run: Run, target: Callable[..., Any], args: Any, kwargs: Any) -> None:
         run.started = monotonic()
         if run.accept_callback is not None:
             self._mailbox.post(run.accept_callback, os.getpid(), run.started)
@@ -344,7 +259,7 @@ class AsyncPool(BasePool):
 
     # In the hub's thread
 
-    def _report_timeout(self, run: _Run) -> None:
+    def _report_timeout(self, run: Run) -> None:
         if id(run) not in self._runs:
             return
         run.reported = True
@@ -354,7 +269,7 @@ class AsyncPool(BasePool):
         finally:
             self._settle(run)
 
-    def _finish(self, run: _Run, outcome: tuple[int, Any, float]) -> None:
+    def _finish(self, run: Run, outcome: tuple[int, Any, float]) -> None:
         self._runs.pop(id(run), None)
         for timer in run.timers:
             self.loop.call_soon_threadsafe(timer.cancel)
@@ -370,13 +285,15 @@ class AsyncPool(BasePool):
             if run.slot is not None:
                 run.slot.ended()
 
-    def _settle(self, run: _Run) -> None:
+    def _settle(self, run: Run) -> None:
         """A callback that failed half-way must not leave its message unacknowledged for ever."""
         request = run.request
-        if request is not None and request.task.acks_late and not request.acknowledged:
+        if request is None or request.acknowledged or not request.task.acks_late:
+            return
+        if not request._already_cancelled:  # those stay unacknowledged on purpose: a cold stop hands them back
             request.acknowledge()
 
-    def stop_run(self, run: _Run, reason: CancelReason) -> None:
+    def stop_run(self, run: Run, reason: CancelReason) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nothing runs any more
             self.loop.call_soon_threadsafe(self._stop_in_loop, run, reason)
 
@@ -414,10 +331,7 @@ class AsyncPool(BasePool):
             return
         self._stop_all()
         deadline = monotonic() + CANCEL_SECONDS
-        while self._runs and (left := deadline - monotonic()) > 0:
-            self._turn(left)
-        deadline = monotonic() + FETCH_SECONDS
-        while any(pending() for pending in self._pending) and (left := deadline - monotonic()) > 0:
+        while (self._runs or any(pending() for pending in self._pending)) and (left := deadline - monotonic()) > 0:
             self._turn(left)
         for _ in range(3):  # an end queues an acknowledgement, which the hub sends one turn later
             self._mailbox.post(_nothing)
@@ -438,6 +352,8 @@ class AsyncPool(BasePool):
         self.loop.call_soon_threadsafe(self._close_loop)
         if thread is not None:
             thread.join(LEAVE_SECONDS)
+            if not thread.is_alive():
+                self.loop.close()
         if AsyncPool.current is self:
             AsyncPool.current = None
 
@@ -452,13 +368,6 @@ class AsyncPool(BasePool):
         for task in left:
             task.cancel()
         self.loop.call_later(LEAVE_SECONDS / 2 if left else 0, self.loop.stop)
-
-
-def _exception_info(exc: BaseException) -> ExceptionInfo:
-    try:
-        raise exc  # billiard's record wants a traceback, which an exception never raised does not have
-    except BaseException:
-        return ExceptionInfo()
 
 
 def _nothing() -> None:

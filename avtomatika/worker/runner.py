@@ -170,7 +170,7 @@ class Attempt:
                 return Result(Result.TIMEOUT, error=ResultError("TIMEOUT", TIMED_OUT))
             return _raised(exc)
         except TaskError as exc:
-            return Result.failure(exc.code, str(exc), exc.data)
+            value = Result.failure(exc.code, str(exc), exc.data)
         except Exception as exc:
             logger.warning("task %s raised", self._declaration.name, exc_info=exc, extra={"action": "run", "job_id": self.job_id})
             return _raised(exc)

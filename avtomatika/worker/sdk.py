@@ -81,6 +81,8 @@ class TaskDeclaration:
         out = dict(context) if takes_rest else {name: context[name] for name in asked}
         if takes is not None:
             out[takes] = self._parse(params)
+        elif takes_rest:
+            out["params"] = params
         return out
 
     def _parse(self, params: JSON) -> Any:

@@ -87,6 +87,16 @@ def test_one_that_ignores_its_signals_is_killed(keeper: Keeper, child: Callable[
     assert other.process.poll() is None
 
 
+def test_a_hurry_does_not_wait(keeper: Keeper, child: Callable[..., Child]) -> None:
+    one = child(STUBBORN)
+    keeper.start(one)
+    assert wait_until(lambda: is_ready(one), 10)
+    process = one.process
+    keeper.end({"worker"}, [(signal.SIGTERM, 600)], hurry=lambda: True)
+    assert process is not None
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_lines_are_shown_and_kept(child: Callable[..., Child]) -> None:
     shown: list[str] = []
     keeper = Keeper(show=shown.append)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from functools import lru_cache
@@ -31,7 +32,7 @@ def log() -> redis.Redis:
 app = Celery("slots", broker=settings.broker_url, set_as_current=True)
 app.conf.update(
     broker_transport="avtomatika.broker.redis:Transport" if on_redis else None,
-    broker_transport_options=transport_options(settings) if on_redis else {},
+    broker_transport_options={**transport_options(settings), **json.loads(os.environ.get("TRANSPORT", "{}"))} if on_redis else {},
     worker_pool="avtomatika.worker.pool:AsyncPool",
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=False,

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios in one run, on whatever machine this is. `make bench` runs all of them."""

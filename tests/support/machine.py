@@ -1,0 +1,221 @@
+"""A whole machine in one process, without a broker and with a clock of its own: the engine, its housekeeping, workers.
+
+Messages that the store pushes wait in `queue` until the test delivers them, drops them, doubles them or changes their order.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from celery import Celery
+from celery.canvas import maybe_signature
+
+from avtomatika.blueprint.blueprint import Blueprint
+from avtomatika.blueprint.registry import BlueprintRegistry
+from avtomatika.broker.messages import prepare
+from avtomatika.compiler import Compiler, resume_key
+from avtomatika.engine import tasks as engine_tasks
+from avtomatika.engine.draft import new_job_commit
+from avtomatika.engine.results import Engine
+from avtomatika.engine.watcher import Watcher
+from avtomatika.jobs import Event, Job, JobStatus, Message, Result, Timer, WorkerRecord, new_id
+from avtomatika.settings import read_settings
+from avtomatika.state.base import ClaimOutcome
+from avtomatika.state.memory import MemoryStore
+from avtomatika.worker.pool import TaskRequest
+from tests.support.records import NOW
+
+FOREVER = 1e9
+
+
+class Killed(BaseException):
+    """Raised in a handler or in a worker's function: the process is gone in the middle of it, without a word."""
+
+
+class QueuedProbe:
+    """Knows what is still in the queue, since it can look."""
+
+    def __init__(self, queue: list[Message]) -> None:
+        self._queue = queue
+
+    async def passed(self, message: Message, published_at: float) -> bool:
+        return all(queued.headers["id"] != message.headers["id"] for queued in self._queue)
+
+
+class LocalPublisher:
+    """Moves outbox entries into the queue, unless the broker is away."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.away = False
+
+    async def flush(self, outbox_ids: Sequence[str]) -> int:
+        if self.away:
+            return 0
+        entries = await self._machine.store.outbox_messages(outbox_ids)
+        self._machine.queue += [message for _, message in entries]
+        await self._machine.store.clear_outbox(outbox_ids)
+        return len(entries)
+
+
+class Machine:
+    """
+    Args:
+        workers: task name -> function of its params; it returns an envelope or a value, or raises `Killed`.
+        push: whether commits push their messages, as where broker and state are one Redis.
+    """
+
+    def __init__(
+        self,
+        *blueprints: Blueprint,
+        workers: dict[str, Callable[..., Any]] | None = None,
+        push: bool = True,
+        **settings: Any,
+    ) -> None:
+        self.now = NOW
+        self.queue: list[Message] = []
+        self.workers = workers or {}
+        self.settings = read_settings(**settings)
+        self.store = MemoryStore(self.queue.append if push else None)
+        self.app = Celery("machine", set_as_current=False, broker="memory://")
+        self.app.conf.task_routes = {"fleet.*": {"queue": "fleet"}}
+        self.compiler = Compiler(self.app)
+        self.publisher = LocalPublisher(self)
+        self.registry = BlueprintRegistry()
+        # Past the static check: many a blueprint here is broken on purpose.
+        self.registry._by_name.update((blueprint.name, blueprint) for blueprint in blueprints)
+        self.runtime = SimpleNamespace(settings=self.settings, store=self.store)
+        engine_tasks.register(self.app, self.runtime)
+        self.worker_boot = new_id()
+
+    async def start(self) -> Machine:
+        """Registers an orchestrator and a worker; the worker's tasks are pinned to `cpu`."""
+        self._orchestrate()
+        await self._register("orchestrator", self.runtime.boot_id)
+        await self._register("worker", self.worker_boot)
+        await self.store.pin_tasks(dict.fromkeys(self.workers, "cpu"))
+        return self
+
+    def _orchestrate(self) -> None:
+        self.runtime.boot_id = new_id()
+        self.engine = self.runtime.engine = Engine(
+            store=self.store,
+            compiler=self.compiler,
+            publisher=self.publisher,  # type: ignore[arg-type]
+            blueprints=self.registry,
+            settings=self.settings,
+            boot_id=self.runtime.boot_id,
+            clock=lambda: self.now,
+        )
+        self.watcher = Watcher(self.engine, QueuedProbe(self.queue))
+
+    async def _register(self, worker_id: str, boot_id: str) -> None:
+        await self.store.register(WorkerRecord(worker_id, boot_id, registered_at=self.now), self.now, FOREVER)
+
+    async def restart_orchestrator(self) -> None:
+        self._orchestrate()
+        await self._register("orchestrator", self.runtime.boot_id)
+
+    async def restart_worker(self) -> None:
+        self.worker_boot = new_id()
+        await self._register("worker", self.worker_boot)
+
+    # --- Jobs ------------------------------------------------------------------------------------------------------------------
+
+    async def create(self, blueprint: str, **initial_data: Any) -> str:
+        """A new job; its id."""
+        start = self.registry.get(blueprint).start_state
+        job = Job(new_id(), blueprint, start, initial_data=initial_data, created_at=self.now, updated_at=self.now)
+        done = await self.store.commit(new_job_commit(job, self.compiler, self.now))
+        await self.publisher.flush(done.outbox)
+        return job.id
+
+    async def run(self, blueprint: str, **initial_data: Any) -> Job:
+        """A new job, driven until it ends or nothing more happens by itself."""
+        job_id = await self.create(blueprint, **initial_data)
+        await self.drive()
+        return await self.job(job_id)
+
+    async def job(self, job_id: str) -> Job:
+        job = await self.store.load(job_id)
+        assert job is not None
+        return job
+
+    async def events(self, job_id: str, *types: str) -> list[Event]:
+        return [e for e in await self.store.events(job_id) if not types or e.event_type in types]
+
+    # --- Messages --------------------------------------------------------------------------------------------------------------
+
+    async def deliver(self, message: Message) -> None:
+        """What the process does that takes a message; one that dies over it is started again."""
+        args, kwargs, embed = json.loads(message.body)
+        name = message.headers["task"]
+        if not name.startswith("avtomatika."):
+            await self._work(name, kwargs, embed)
+            return
+        chain = embed.get("chain") or []
+        request = TaskRequest(message.headers["id"], name, args, kwargs, message.headers, chain, None, None, {})
+        try:
+            await self.app.tasks[name].run_async(request)
+        except Killed:
+            await self.restart_orchestrator()
+
+    async def _work(self, name: str, kwargs: dict[str, Any], embed: dict[str, Any]) -> None:
+        task_id, boot_id = kwargs["task_id"], self.worker_boot
+        claim = await self.store.claim_task(task_id, "worker", boot_id, self.now, self.settings.worker_timeout_seconds)
+        if claim.outcome is not ClaimOutcome.OK:
+            return
+        try:
+            value = self.workers[name](**kwargs["params"])
+            result = Result.from_value(await value if inspect.isawaitable(value) else value)
+        except Killed:
+            await self.restart_worker()
+            return
+        await self.report(task_id, boot_id, result, maybe_signature(embed["chain"][-1], app=self.app))
+
+    async def report(self, task_id: str, boot_id: str, result: Result, resume: Any) -> bool:
+        meta = {"worker_id": "worker"}
+        resume = resume.clone(args=({**result.to_dict(), "meta": meta},))
+        message = prepare(self.app, resume, self.now, declare="default", key=resume_key(task_id))
+        done = await self.store.finish_task(task_id, boot_id, result, message, self.now)
+        await self.publisher.flush(done.outbox)
+        return done.applied
+
+    async def pump(self) -> None:
+        """Delivers messages, oldest first, until none is left."""
+        while self.queue:
+            await self.deliver(self.queue.pop(0))
+
+    # --- Time ------------------------------------------------------------------------------------------------------------------
+
+    async def tick(self, seconds: float = 0.0) -> None:
+        """Lets time pass, then does what is due."""
+        self.now += seconds
+        await self.watcher.tick()
+
+    async def repair(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        await self.watcher.repair()
+
+    def timers(self) -> list[Timer]:
+        return sorted((Timer.from_member(m, due) for m, due in self.store._timers.items()), key=lambda timer: timer.due)
+
+    async def drive(self) -> None:
+        """Delivers all there is and lets time pass up to the next timer, until neither a message nor a timer is left."""
+        while True:
+            await self.pump()
+            await self.watcher.tick()
+            if self.queue:
+                continue
+            timers = self.timers()
+            if not timers:
+                return
+            await self.tick(max(0.0, timers[0].due - self.now))
+
+
+def ended(job: Job) -> tuple[JobStatus, str, Any]:
+    return job.status, job.current_state, job.result

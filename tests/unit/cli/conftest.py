@@ -1,0 +1,119 @@
+"""A real facade over HTTP for the commands that talk to one; jobs lie in a memory store."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from click.testing import CliRunner, Result
+
+from avtomatika.api.app import create_app
+from avtomatika.blueprint.blueprint import Blueprint
+from avtomatika.blueprint.registry import BlueprintRegistry
+from avtomatika.cli.main import main
+from avtomatika.jobs import Client, Event, Job, JobStatus, WorkerRecord, new_id
+from avtomatika.settings import get_settings, read_settings
+from avtomatika.state.base import Commit
+from avtomatika.state.memory import MemoryStore
+
+TOKEN = "the-token"
+Run = Callable[..., Result]
+
+
+class EndingService:
+    """Creates jobs that are over at once, as their initial data say."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.blueprints = BlueprintRegistry()
+        blueprint = Blueprint("hello")
+        blueprint.handler_for("start", is_start=True, is_end=True)(lambda: None)
+        self.blueprints.register(blueprint)
+
+    async def create(
+        self,
+        blueprint_name: str,
+        initial_data: dict[str, str],
+        client: Client,
+        priority: float = 0.0,
+        tags: tuple[str, ...] = (),
+        idempotency_key: str | None = None,
+    ) -> Job:
+        blueprint, now = self.blueprints.get(blueprint_name), time.time()
+        status = JobStatus(initial_data.get("status", "finished"))
+        job = Job(
+            new_id(),
+            blueprint.name,
+            "start",
+            status=status,
+            initial_data=initial_data,
+            result={"greeting": "hello"},
+            error_message="it broke" if status is JobStatus.FAILED else None,
+            tags=tuple(tags),
+            created_at=now,
+            updated_at=now,
+        )
+        await self.store.commit(Commit(job, None, events=(Event(f"{job.id}:0:0", job.id, "job_created", now, state="start"),)))
+        return job
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Served:
+    url: str
+    service: EndingService
+
+
+@pytest.fixture
+def facade() -> Iterator[Served]:
+    service = EndingService()
+    loop = asyncio.new_event_loop()
+    runner = web.AppRunner(create_app(service, read_settings(client_token=TOKEN)))
+
+    async def start() -> str:
+        await service.store.register(
+            WorkerRecord("worker-1@here", "boot", supported_tasks=("draw",), capabilities={"gpu": 1}), time.time(), 60
+        )
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    url = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield Served(url, service)
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a command in an empty folder, without this machine's settings."""
+    for name in (
+        "CLIENT_TOKEN",
+        "AVTOMATIKA_URL",
+        "REDIS_URL",
+        "BROKER_URL",
+        "BLUEPRINTS_DIR",
+        "WORKERS_DIR",
+        "HISTORY_DATABASE_URI",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    get_settings.cache_clear()
+
+    def invoke(*arguments: str, env: dict[str, str] | None = None) -> Result:
+        return CliRunner().invoke(main, arguments, env=env)
+
+    yield invoke
+    get_settings.cache_clear()

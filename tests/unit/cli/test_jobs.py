@@ -1,0 +1,92 @@
+"""`avtomatika job` and `avtomatika worker` against a facade."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import TOKEN, Run, Served
+
+
+@pytest.fixture
+def here(facade: Served) -> dict[str, str]:
+    return {"AVTOMATIKA_URL": facade.url, "CLIENT_TOKEN": TOKEN}
+
+
+def test_submit_show_list_history(run: Run, here: dict[str, str]) -> None:
+    done = run("job", "submit", "hello", '{"name": "Ada"}', "--tag", "x", env=here)
+    assert done.exit_code == 0
+    job_id = done.output.strip()
+    shown = json.loads(run("job", "show", job_id, "--json", env=here).output)
+    assert (shown["id"], shown["status"], shown["initial_data"]) == (job_id, "finished", {"name": "Ada"})
+    assert job_id in run("job", "show", job_id, env=here).output
+    assert [job["id"] for job in json.loads(run("job", "ls", "--tag", "x", "--json", env=here).output)["jobs"]] == [job_id]
+    listed = run("job", "ls", env=here).output.splitlines()
+    assert listed[1].startswith(job_id)
+    assert run("job", "ls", "--status", "failed", env=here).output.splitlines()[1:] == []
+    history = json.loads(run("job", "history", job_id, "--json", env=here).output)
+    assert [event["event_type"] for event in history] == ["job_created"]
+    assert "job_created" in run("job", "history", job_id, env=here).output
+
+
+@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("failed", 1), ("cancelled", 1), ("quarantined", 1)])
+def test_the_exit_code_tells_how_a_job_ended(run: Run, here: dict[str, str], status: str, code: int) -> None:
+    done = run("job", "submit", "hello", json.dumps({"status": status}), "--watch", "--json", env=here)
+    assert done.exit_code == code
+    assert json.loads(done.output)["status"] == status
+    watched = run("job", "watch", json.loads(done.output)["id"], env=here)
+    assert watched.exit_code == code
+    assert status in watched.output
+
+
+def test_initial_data_from_a_file(run: Run, here: dict[str, str]) -> None:
+    Path("data.json").write_text('{"from": "a file"}')
+    job_id = run("job", "submit", "hello", "@data.json", env=here).output.strip()
+    assert json.loads(run("job", "show", job_id, "--json", env=here).output)["initial_data"] == {"from": "a file"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["submit", "hello", "{"], 2, "not JSON"),
+        (["submit", "hello", "[]"], 2, "must be a JSON object"),
+        (["submit", "hello", "@nowhere.json"], 2, "nowhere.json: No such file"),
+        (["submit", "nope"], 1, "unknown blueprint 'nope'"),
+        (["show", "nope"], 1, "unknown job 'nope'"),
+        (["watch", "nope"], 1, "unknown job 'nope'"),
+        (["history", "nope"], 1, "unknown job 'nope'"),
+        (["ls", "--status", "nope"], 2, "nope"),
+        (["show"], 2, "JOB_ID"),
+    ],
+)
+def test_refusals(run: Run, here: dict[str, str], arguments: list[str], code: int, words: str) -> None:
+    done = run("job", *arguments, env=here)
+    assert done.exit_code == code
+    assert words in done.output
+
+
+def test_the_token_of_the_data_directory(run: Run, facade: Served, tmp_path: Path) -> None:
+    missing = run("job", "ls", "--url", facade.url)
+    assert (missing.exit_code, "no token" in missing.output) == (2, True)
+    for name in (".avtomatika", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "client-token").write_text(TOKEN + "\n")
+    assert run("job", "ls", "--url", facade.url).exit_code == 0
+    assert run("job", "ls", "--url", facade.url, "--data-dir", "elsewhere").exit_code == 0
+    wrong = run("job", "ls", "--url", facade.url, env={"CLIENT_TOKEN": "wrong"})
+    assert (wrong.exit_code, "not known" in wrong.output) == (2, True)
+
+
+def test_no_facade_there(run: Run) -> None:
+    done = run("job", "ls", env={"AVTOMATIKA_URL": "http://127.0.0.1:1", "CLIENT_TOKEN": "t"})
+    assert done.exit_code == 1
+    assert "is `avtomatika up` running?" in done.output
+    assert run("job", "ls", env={"AVTOMATIKA_URL": "nonsense", "CLIENT_TOKEN": "t"}).exit_code in (1, 2)
+
+
+def test_workers(run: Run, here: dict[str, str]) -> None:
+    [worker] = json.loads(run("worker", "ls", "--json", env=here).output)
+    assert worker["worker_id"] == "worker-1@here"
+    assert "gpu 0/1" in run("worker", "ls", env=here).output

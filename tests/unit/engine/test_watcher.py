@@ -1,0 +1,541 @@
+"""Housekeeping: processes that die, messages that are lost, timers that are due."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from avtomatika.blueprint.blueprint import Blueprint
+from avtomatika.errors import StoreUnavailableError
+from avtomatika.jobs import FanOut, JobStatus, Message, Result, TaskInfo, TaskState, Timer
+from avtomatika.state.base import ClaimOutcome
+from avtomatika.worker.pool import Requeue
+from tests.support.machine import Killed, Machine, ended
+from tests.support.records import NOW
+
+GRACE = 11.0  # just over CLAIM_GRACE_SECONDS
+
+
+def _steps(handler: Any = None, **options: Any) -> Blueprint:
+    """start -> second -> task -> end."""
+    blueprint = Blueprint("steps")
+
+    async def second(actions: Any) -> None:
+        actions.transition_to("third")
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        actions.transition_to("second")
+
+    blueprint.handler_for("second")(handler or second)
+
+    @blueprint.handler_for("third")
+    async def third(actions: Any) -> None:
+        actions.dispatch_task("work", {}, {"success": "end", "timeout": "late"}, **options)
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end() -> str:
+        return "ended"
+
+    @blueprint.handler_for("late", is_end=True)
+    async def late() -> str:
+        return "late"
+
+    return blueprint
+
+
+def _parallel(**options: Any) -> Blueprint:
+    blueprint = Blueprint("parallel")
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        tasks = [{"task_type": "work", "params": {"n": n}, **options} for n in range(2)]
+        actions.dispatch_parallel(tasks, "merge")
+
+    @blueprint.handler_for("merge", is_end=True)
+    async def merge() -> None: ...
+
+    @blueprint.aggregator_for("merge")
+    async def join(aggregation_results: dict[str, Any]) -> Any:
+        return [(result["status"], result["data"].get("n")) for result in aggregation_results.values()]
+
+    return blueprint
+
+
+async def _machine(*blueprints: Blueprint, **options: Any) -> Machine:
+    options.setdefault("workers", {"work": lambda **params: params})
+    return await Machine(*(blueprints or (_steps(), _parallel())), **options).start()
+
+
+async def _deliver_until(machine: Machine, job_id: str, kind: type[Any]) -> Any:
+    """Delivers until the job waits for something of a kind."""
+    while not isinstance(waiting := (await machine.job(job_id)).waiting, kind):
+        await machine.deliver(machine.queue.pop(0))
+    return waiting
+
+
+# --- Processes that die --------------------------------------------------------------------------------------------------------
+
+
+def _dies(times: int) -> Any:
+    """A handler under which its process dies so often."""
+    left = [times]
+
+    async def handler(actions: Any) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise Killed
+        actions.transition_to("third")
+
+    return handler
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_job_goes_on_when_its_orchestrator_dies_in_the_middle(times: int) -> None:
+    machine = await _machine(_steps(_dies(times)))
+
+    job = await machine.run("steps")
+
+    assert ended(job) == (JobStatus.FINISHED, "end", "ended")
+    assert [e.next_state for e in await machine.events(job.id, "transition")] == ["second", "third"]
+    assert await machine.store.ended_boots(machine.now) == []
+
+
+async def test_a_job_goes_on_when_its_orchestrator_dies_in_an_aggregator() -> None:
+    blueprint = _parallel()
+    calls: list[int] = []
+
+    async def join(aggregation_results: dict[str, Any]) -> int:
+        calls.append(len(aggregation_results))
+        if len(calls) == 1:
+            raise Killed
+        return len(aggregation_results)
+
+    blueprint._states["merge"].aggregator = None
+    blueprint.aggregator_for("merge")(join)
+    machine = await _machine(blueprint)
+
+    job = await machine.run("parallel")
+
+    assert (job.status, job.result, calls) == (JobStatus.FINISHED, 2, [2, 2])
+
+
+def _kills(times: int) -> Any:
+    left = [times]
+
+    def work(**params: Any) -> Any:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise Killed
+        return params
+
+    return work
+
+
+async def test_a_task_of_a_dead_worker_is_given_out_again_at_once_as_a_new_attempt() -> None:
+    machine = await _machine(workers={"work": _kills(3)})
+
+    job = await machine.run("steps")
+
+    assert ended(job) == (JobStatus.FINISHED, "end", "ended")
+    lost = await machine.events(job.id, "task_lost")
+    (finished,) = await machine.events(job.id, "task_finished")
+    assert [event.attempt for event in lost] == [1, 2, 3]
+    assert finished.attempt == 4
+    assert len({event.task_id for event in [*lost, finished]}) == 4
+    assert (job.retry_count, machine.now) == (0, NOW)
+
+
+async def test_a_task_that_kills_its_workers_is_stopped() -> None:
+    machine = await _machine(workers={"work": _kills(1000)})
+
+    job = await machine.run("steps")
+
+    assert job.status is JobStatus.QUARANTINED
+    assert "4 times" in (job.error_message or "")
+    assert len(await machine.events(job.id, "task_lost")) == 4
+    assert (machine.queue, machine.timers()) == ([], [])
+
+
+async def test_branches_of_a_dead_worker_are_given_out_again_and_stopped() -> None:
+    calls: list[int] = []
+
+    def work(n: int) -> Any:
+        calls.append(n)
+        if n == 1 or calls.count(0) < 2:
+            raise Killed
+        return {"n": n}
+
+    machine = await _machine(workers={"work": work})
+
+    job = await machine.run("parallel")
+
+    assert (job.status, job.result) == (JobStatus.FINISHED, [("success", 0), ("failure", None)])
+    assert (calls.count(0), calls.count(1)) == (2, 4)
+    assert len(await machine.events(job.id, "branch_lost")) == 4
+
+
+async def test_the_late_result_of_a_worker_that_counted_as_dead_is_refused() -> None:
+    machine = await _machine()
+    job_id = await machine.create("steps")
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    old = machine.worker_boot
+    await machine.store.claim_task(info.id, "worker", old, machine.now, 60)
+    await machine.restart_worker()
+    await machine.tick()
+    again = (await machine.job(job_id)).waiting
+    assert isinstance(again, TaskInfo)
+    assert (again.id != info.id, again.deaths, again.attempt) == (True, 1, 2)
+
+    assert not await machine.report(info.id, old, Result.success(), machine.compiler.resume(job_id, info.id))
+
+    await machine.drive()
+    assert (await machine.job(job_id)).result == "ended"
+    assert len(await machine.events(job_id, "task_finished")) == 1
+
+
+async def test_a_result_that_was_reported_before_its_worker_died_counts() -> None:
+    machine = await _machine()
+    job_id = await machine.create("steps")
+    await _deliver_until(machine, job_id, TaskInfo)
+    await machine.deliver(machine.queue.pop(0))
+    await machine.restart_worker()
+
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == "ended"
+    assert await machine.events(job_id, "task_lost") == []
+
+
+# --- Processes that stop in an orderly way -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mishap", ["stop", "store away"])
+async def test_a_job_goes_on_when_a_run_is_interrupted_after_a_transition(mishap: str) -> None:
+    calls: list[str] = []
+
+    async def second(actions: Any) -> None:
+        calls.append("second")
+        if len(calls) == 1 and mishap == "stop":
+            raise asyncio.CancelledError
+        actions.transition_to("third")
+
+    machine = await _machine(_steps(second))
+    if mishap == "store away":
+        look_up, asked = machine.store.capability_of, []
+
+        async def capability_of(task_type: str) -> str | None:
+            asked.append(task_type)
+            if len(asked) == 1:
+                raise StoreUnavailableError("away")
+            return await look_up(task_type)
+
+        machine.store.capability_of = capability_of  # type: ignore[method-assign]
+    job_id = await machine.create("steps")
+    step = machine.queue.pop()
+
+    if mishap == "stop":
+        with pytest.raises(Requeue):
+            await machine.deliver(step)
+        machine.queue.append(step)
+    else:
+        await machine.deliver(step)
+    assert await machine.store.claims(machine.runtime.boot_id) == ({}, [])
+    await machine.drive()
+
+    assert ended(await machine.job(job_id)) == (JobStatus.FINISHED, "end", "ended")
+
+
+async def test_a_run_that_breaks_between_two_commits_is_taken_up_again() -> None:
+    machine = await _machine()
+    task_message, calls = machine.compiler.task_message, []
+
+    def broken(*args: Any) -> Message:
+        calls.append(1)
+        if len(calls) < 3:
+            raise RuntimeError("a bug of the engine")
+        return task_message(*args)
+
+    machine.compiler.task_message = broken  # type: ignore[method-assign]
+    job_id = await machine.create("steps")
+    with pytest.raises(RuntimeError):
+        await machine.deliver(machine.queue.pop())
+    assert len(machine.queue) == 1
+    with pytest.raises(RuntimeError):
+        await machine.deliver(machine.queue.pop())
+    assert machine.queue == []  # not at once again: the ledger has it
+    await machine.repair(GRACE)
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == "ended"
+
+
+# --- Messages that are lost ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blueprint", ["steps", "parallel"])
+@pytest.mark.parametrize("lost", range(7))
+async def test_a_lost_message_of_any_kind_is_published_again(blueprint: str, lost: int) -> None:
+    machine = await _machine()
+    job_id = await machine.create(blueprint)
+    delivered = 0
+    for _ in range(40):
+        await machine.tick()
+        while machine.queue:
+            message = machine.queue.pop(0)
+            if delivered != lost:
+                await machine.deliver(message)
+            delivered += 1
+        await machine.repair(GRACE)
+
+    job = await machine.job(job_id)
+    assert job.status is JobStatus.FINISHED
+    assert len(await machine.events(job_id, "task_finished", "branch_finished")) == (1 if blueprint == "steps" else 2)
+    assert await machine.store.ledger(machine.now) == []
+    assert await machine.store.unclaimed(machine.now) == []
+
+
+async def test_a_lost_end_of_a_child_is_published_again() -> None:
+    parent = Blueprint("parent")
+
+    @parent.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        actions.run_blueprint("steps", {}, {"success": "end"})
+
+    @parent.handler_for("end", is_end=True)
+    async def end(result: str) -> str:
+        return result
+
+    machine = await _machine(parent, _steps())
+    job_id = await machine.create("parent")
+    while True:
+        if machine.queue[0].headers["task"].endswith("child_ended"):
+            break
+        await machine.deliver(machine.queue.pop(0))
+    machine.queue.clear()
+
+    await machine.repair(GRACE)
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == "ended"
+
+
+async def test_what_still_waits_in_its_queue_is_not_published_again() -> None:
+    machine = await _machine()
+    await machine.create("steps")
+    second = await machine.create("steps")
+    await _deliver_until(machine, second, TaskInfo)
+    waiting = list(machine.queue)
+
+    await machine.repair(3600)
+
+    assert machine.queue == waiting
+
+
+async def test_nothing_is_published_again_before_its_grace_has_passed() -> None:
+    machine = await _machine()
+    await machine.create("steps")
+    machine.queue.clear()
+
+    await machine.repair(9)
+    assert machine.queue == []
+    await machine.repair(2)
+    assert len(machine.queue) == 1
+
+
+async def test_a_message_published_again_carries_its_new_time() -> None:
+    machine = await _machine()
+    await machine.create("steps")
+    (step,) = machine.queue
+    machine.queue.clear()
+
+    await machine.repair(GRACE)
+
+    (again,) = machine.queue
+    assert (again.body, again.key, again.headers["id"]) == (step.body, step.key, step.headers["id"])
+    assert (step.headers["avtomatika_at"], again.headers["avtomatika_at"]) == (NOW, NOW + GRACE)
+
+
+# --- The outbox ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_without_push_every_message_goes_over_the_outbox() -> None:
+    machine = await _machine(push=False)
+
+    assert ended(await machine.run("steps")) == (JobStatus.FINISHED, "end", "ended")
+    assert (await machine.run("parallel")).status is JobStatus.FINISHED
+    assert await machine.store.outbox(machine.now) == []
+
+
+async def test_what_the_broker_did_not_take_is_published_once_it_is_back() -> None:
+    machine = await _machine(push=False)
+    machine.publisher.away = True
+    job_id = await machine.create("steps")
+    assert machine.queue == []
+    await machine.repair(GRACE)
+    assert len(await machine.store.outbox(machine.now)) >= 1
+
+    machine.publisher.away = False
+    await machine.repair(GRACE)
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == "ended"
+    assert await machine.store.outbox(machine.now) == []
+
+
+# --- Timers --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_that_runs_too_long_takes_the_timeout_transition() -> None:
+    machine = await _machine(_steps(timeout_seconds=30))
+    job_id = await machine.create("steps")
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    machine.queue.clear()
+    claim = await machine.store.claim_task(info.id, "worker", machine.worker_boot, machine.now, 300)
+    assert claim.timeout_at == NOW + 30
+
+    await machine.tick(29)
+    await machine.pump()
+    assert (await machine.job(job_id)).status is JobStatus.WAITING_FOR_WORKER
+    await machine.tick(1)
+    await machine.pump()
+
+    job = await machine.job(job_id)
+    assert (job.status, job.result, job.error_message) == (JobStatus.FINISHED, "late", "Worker task timed out")
+    assert not await machine.report(info.id, machine.worker_boot, Result.success(), machine.compiler.resume(job_id, info.id))
+
+
+async def test_a_timeout_without_a_transition_fails_the_job() -> None:
+    blueprint = Blueprint("short")
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        actions.dispatch_task("work", {}, {"success": "end"})
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end() -> None: ...
+
+    machine = await _machine(blueprint, worker_timeout_seconds=5)
+    job_id = await machine.create("short")
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    machine.queue.clear()
+    await machine.store.claim_task(info.id, "worker", machine.worker_boot, machine.now, 5)
+
+    await machine.drive()
+
+    job = await machine.job(job_id)
+    assert (job.status, job.error_message, machine.now) == (JobStatus.FAILED, "Worker task timed out", NOW + 5)
+
+
+async def test_a_branch_that_runs_too_long_counts_as_timed_out() -> None:
+    machine = await _machine(_parallel(timeout_seconds=30))
+    job_id = await machine.create("parallel")
+    await _deliver_until(machine, job_id, FanOut)
+    stuck = machine.queue.pop(0)
+    await machine.store.claim_task(stuck.headers["id"], "worker", machine.worker_boot, machine.now, 300)
+
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == [("timeout", None), ("success", 1)]
+
+
+async def test_the_timeout_of_a_task_does_nothing_while_another_process_has_the_job() -> None:
+    machine = await _machine(_steps(timeout_seconds=30))
+    job_id = await machine.create("steps")
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    machine.queue.clear()
+    await machine.store.claim_task(info.id, "worker", machine.worker_boot, machine.now, 300)
+    held = await machine.store.claim_job(job_id, machine.runtime.boot_id, machine.now, "some-message")
+    assert held.outcome is ClaimOutcome.OK
+    await machine.tick(31)
+    await machine.pump()
+    assert (await machine.job(job_id)).status is JobStatus.WAITING_FOR_WORKER
+
+    await machine.store.release_job(job_id, machine.runtime.boot_id)
+    await machine.repair(GRACE)
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == "late"
+
+
+async def test_a_claimed_attempt_is_not_stopped_by_an_old_timer() -> None:
+    machine = await _machine(_steps(timeout_seconds=30, dispatch_timeout_seconds=5))
+    job_id = await machine.create("steps")
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    machine.queue.clear()
+    await machine.store.claim_task(info.id, "worker", machine.worker_boot, machine.now, 300)
+    for kind in ("dispatch", "timeout"):
+        await machine.watcher._fire(Timer(kind, info.id, NOW))
+
+    assert machine.queue == []
+    assert [(t.kind, t.due) for t in machine.timers()] == [("timeout", NOW + 30)]
+    record = await machine.store.get_task(info.id)
+    assert record is not None
+    assert record.state is TaskState.CLAIMED
+
+
+async def test_a_plain_task_that_answers_nothing_times_out_again_and_again() -> None:
+    blueprint = Blueprint("fleet")
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        actions.dispatch_parallel([{"task_type": "fleet.add", "timeout_seconds": 20}], "merge")
+
+    @blueprint.handler_for("merge", is_end=True)
+    async def merge() -> None: ...
+
+    @blueprint.aggregator_for("merge")
+    async def join(aggregation_results: dict[str, Any]) -> Any:
+        return [result["status"] for result in aggregation_results.values()]
+
+    machine = await _machine(blueprint)
+    job_id = await machine.create("fleet")
+    fanout = await _deliver_until(machine, job_id, FanOut)
+    task_id = machine.queue.pop().headers["id"]
+    await machine.engine.resume(job_id, task_id, {"status": "failure", "data": {}, "meta": {}}, fanout.id)
+    await machine.tick(2)
+    (again,) = machine.queue
+    assert again.queue == "fleet"
+    machine.queue.clear()
+
+    await machine.tick(19)
+    assert machine.queue == []
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == ["timeout"]
+
+
+async def test_a_timer_that_fails_keeps_no_other_waiting() -> None:
+    machine = await _machine(_steps(timeout_seconds=30))
+    job_id = await machine.create("steps")
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    machine.queue.clear()
+    await machine.store.claim_task(info.id, "worker", machine.worker_boot, machine.now, 300)
+    await machine.store.set_timer(Timer("step", "no version in this one", NOW + 1))
+    await machine.store.set_timer(Timer("of no kind", "x", NOW + 1))
+
+    await machine.tick(30)
+    await machine.pump()
+
+    assert (await machine.job(job_id)).result == "late"
+
+
+# --- One at a time -------------------------------------------------------------------------------------------------------------
+
+
+async def test_only_the_leader_does_the_housekeeping() -> None:
+    machine = await _machine()
+    await machine.create("steps")
+    machine.queue.clear()
+    machine.now += GRACE
+    await machine.store.acquire("housekeeping", "somebody else", 10)
+
+    await machine.watcher.round()
+    assert machine.queue == []
+    await machine.store.release("housekeeping", "somebody else")
+    await machine.watcher.round()
+
+    assert len(machine.queue) == 1
+    assert not await machine.store.acquire("housekeeping", "somebody else", 10)
