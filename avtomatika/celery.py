@@ -12,13 +12,14 @@ import logging
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_init
+from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_init
 
 from avtomatika.broker.consumer import CapabilityConsumerStep
 from avtomatika.broker.redis import transport_options
 from avtomatika.discovery import load_workers
 from avtomatika.engine import tasks as engine_tasks
 from avtomatika.errors import AvtomatikaError
+from avtomatika.logs import use_format
 from avtomatika.runtime import Runtime, pin_declared
 from avtomatika.settings import Settings, get_settings
 from avtomatika.worker import runner
@@ -73,6 +74,13 @@ def make_app(settings: Settings) -> Celery:
 
 
 app = make_app(get_settings())
+
+
+@after_setup_logger.connect
+@after_setup_task_logger.connect
+def _format_logs(logger: logging.Logger, **_: Any) -> None:
+    """LOG_FORMAT holds for what Celery set up, too."""
+    use_format(app.runtime.settings, logger.handlers)
 
 
 @celeryd_init.connect

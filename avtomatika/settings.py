@@ -36,21 +36,15 @@ class Settings(BaseSettings):
 
     # Who may come in
     client_token: SecretStr | None = None
-    global_worker_token: SecretStr | None = None
-    clients_config_path: Path | None = None
-    workers_config_path: Path | None = None
 
     # How long, how often, how many
     worker_timeout_seconds: float = Field(300, gt=0)
-    worker_poll_timeout_seconds: float = Field(30, gt=0)
     worker_health_check_interval_seconds: float = Field(60, gt=0)
-    worker_ttl_seconds: float = Field(120, gt=0)
     heartbeat_interval_seconds: float = Field(15, gt=0)
     job_max_retries: int = Field(3, ge=0)
     retry_backoff_seconds: float = Field(1, ge=0)
     watcher_interval_seconds: float = Field(20, gt=0)
     claim_grace_seconds: float = Field(10, gt=0)
-    cancel_grace_seconds: float = Field(10, ge=0)
     shutdown_grace_seconds: float = Field(8, ge=0)
     job_retention_seconds: float = Field(7 * 24 * 3600, gt=0)
     visibility_timeout_seconds: float = Field(180, ge=30)
@@ -58,11 +52,9 @@ class Settings(BaseSettings):
     max_transitions_per_step: int = Field(100, ge=1)
     event_stream_length: int = Field(1_000_000, ge=1000)
     body_limit_mb: float = Field(10, gt=0)
-    rate_limiting_enabled: bool = True
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
-    debug: bool = False
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -240,8 +240,6 @@ class Supervisor:
     def _children(self) -> list[Child]:
         env = self._environment()
         tokens = {"CLIENT_TOKEN": self.token}
-        if self._settings.global_worker_token is not None:
-            tokens["GLOBAL_WORKER_TOKEN"] = self._settings.global_worker_token.get_secret_value()
         facade_env = {**env, **tokens, "API_HOST": self.host, "API_PORT": str(self.port)}
         place = _node_id(self.data_dir)
         celery = [sys.executable, "-m", "celery", "-A", "avtomatika"]

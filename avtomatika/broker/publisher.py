@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import LimitExceeded, OperationalError
 
 from avtomatika.broker.queues import capability_queue, default_queue
 from avtomatika.broker.redis import redis_priority
@@ -29,7 +29,11 @@ class Publisher:
         if not outbox_ids:
             return 0
         entries = await self._store.outbox_messages(outbox_ids)
-        sent = await asyncio.to_thread(self._send, entries)
+        try:
+            sent = await asyncio.to_thread(self._send, entries)
+        except LimitExceeded:
+            logger.warning("messages stay in the outbox: every connection to the broker is taken", extra={"action": "publish"})
+            return 0
         await self._store.clear_outbox(sent)
         return len(sent)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-
 import click
 
 from avtomatika.settings import get_settings
@@ -16,7 +13,8 @@ from avtomatika.settings import get_settings
 def server(host: str | None, port: int | None) -> None:
     """Run the HTTP facade. It refuses to start without a token (CLIENT_TOKEN)."""
     from avtomatika.api.app import serve
+    from avtomatika.logs import configure
 
     settings = get_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    configure(settings)
     serve(settings, host or settings.api_host, settings.api_port if port is None else port)

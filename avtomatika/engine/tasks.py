@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from celery.exceptions import BackendError
+from redis.exceptions import RedisError
 
 from avtomatika.compiler import AGGREGATE, CHILD_ENDED, RESUME, RESUME_ERROR, STEP
 from avtomatika.engine.fleet import envelope_of_failure
@@ -94,7 +95,7 @@ class ResumeError(ControlTask):
     async def handle(self, task_id: str, *_: Any, job_id: str, fanout_id: str | None = None) -> None:
         try:
             envelope = await asyncio.to_thread(envelope_of_failure, self.runtime.settings, task_id)
-        except (BackendError, OSError) as exc:
+        except (BackendError, OSError, RedisError) as exc:
             raise StoreUnavailableError(f"the fleet's result backend does not answer: {exc}") from exc
         await self.runtime.engine.resume(job_id, task_id, {**envelope, "meta": {}}, fanout_id)
 

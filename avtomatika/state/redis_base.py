@@ -25,7 +25,12 @@ _RETRIED = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError)
 
 
 def dumps(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    out = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    try:
+        out.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, as in the name of a file that is no UTF-8
+        return json.dumps(value, separators=(",", ":"))
+    return out
 
 
 loads = json.loads

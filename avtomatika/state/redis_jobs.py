@@ -197,11 +197,19 @@ class RedisJobs(RedisBase):
 
     async def forget_expired(self, before: float, limit: int = 1000) -> int:
         """Takes jobs whose records have expired out of the indexes; `before` bounds them by creation."""
-        ids = [
-            text(i)
-            for i in await self._ask(self._client.zrange(self._keys.jobs, "-inf", before, byscore=True, offset=0, num=limit))
-        ]
-        gone = [job_id for job_id in ids if not await self._ask(self._client.exists(self._keys.job(job_id)))]
+        gone: list[str] = []
+        offset = 0
+        while len(gone) < limit:  # past old jobs that are still there
+            call = self._client.zrange(self._keys.jobs, "-inf", before, byscore=True, offset=offset, num=limit)
+            ids = [text(i) for i in await self._ask(call)]
+            if not ids:
+                break
+            offset += len(ids)
+            async with self._client.pipeline(transaction=False) as pipe:
+                for job_id in ids:
+                    pipe.exists(self._keys.job(job_id))
+                found = await self._ask(pipe.execute())
+            gone += [job_id for job_id, exists in zip(ids, found, strict=True) if not exists]
         if gone:
             await self._ask(self._client.zrem(self._keys.jobs, *gone))
             for status in JobStatus:

@@ -40,6 +40,7 @@ class DeclaredTask(Task):
     acks_late = True
     ignore_result = True
     typing = False
+    throws = (TaskFailed,)  # told in one line; what the handler raised was logged where it was caught
     declaration: TaskDeclaration
     runtime: Runtime
 

@@ -307,8 +307,8 @@ async def test_the_first_request_with_an_idempotency_key_wins(kit: Kit) -> None:
 async def test_an_ended_job_is_kept_for_its_retention_and_then_forgotten(kit: Kit) -> None:
     if kit.redis is None:
         return  # the store in memory keeps all
+    alive = await kit.created(client=Client("me"), created_at=NOW - 0.5)
     job = await kit.created(client=Client("me"))
-    alive = await kit.created(client=Client("me"))
     ended = await kit.committed(change(job, {"events": (an_event(job),)}, status=JobStatus.FAILED))
     keys = [f"{kit.namespace}:job:{job.id}", f"{kit.namespace}:job:{job.id}:events"]
     assert [3590 <= await kit.redis.ttl(key) <= 3600 for key in keys] == [True, True]
@@ -321,11 +321,17 @@ async def test_an_ended_job_is_kept_for_its_retention_and_then_forgotten(kit: Ki
     await kit.redis.delete(*keys)  # as their expiry would
     assert await kit.store.load(job.id) is None
     assert await kit.store.forget_expired(NOW - 1) == 0
-    assert await kit.store.forget_expired(NOW + 1) == 1
+    assert await kit.store.forget_expired(NOW + 1, limit=1) == 1
 
     assert [job.id for job in await kit.store.list_jobs(client="me")] == [alive.id]
     assert sum((await kit.store.count_by_status()).values()) == 1
     assert job.id not in str(await kit.everything())
+
+
+async def test_a_name_that_is_no_utf8_is_kept(kit: Kit) -> None:
+    job = await kit.created(initial_data={"file": "caf\udce9.png", "ok": "é🎈"})
+
+    assert await kit.store.load(job.id) == job
 
 
 async def test_a_fan_out_and_what_it_leaves(kit: Kit) -> None:

@@ -38,8 +38,7 @@ async def _timers(kit: Kit) -> list[tuple[str, str, float]]:
 async def test_a_stored_attempt_is_found(kit: Kit) -> None:
     job = await kit.created()
     info = a_task(job, params={"deep": {"er": [1, "ü"]}}, timeout_seconds=2.5)
-    new = dispatched(info)
-    await kit.committed(change(job, {"tasks": (new,)}))
+    await kit.committed(change(job, {"tasks": (dispatched(info),)}))
 
     record = await kit.store.get_task(info.id)
 

@@ -68,7 +68,7 @@ async def test_all_jobs_finish_after_a_stop_in_flight(processes: Processes, tmp_
     stamps.mkdir()
     app = APPS / "stamps"
     up = processes.make(
-        Up, blueprints=app / "blueprints", workers=app / "workers", env={"RATE_LIMITING_ENABLED": "false", "LOG_LEVEL": "INFO"}
+        Up, blueprints=app / "blueprints", workers=app / "workers", env={"LOG_LEVEL": "INFO"}
     )
     async with Api(up.url, up.token) as api:
         jobs = [await api.create("stamps", {"folder": str(stamps)}) for _ in range(JOBS)]

@@ -30,7 +30,6 @@ def app_environment(app: str) -> dict[str, str]:
         "BLUEPRINTS_DIR": str(APPS / app / "blueprints"),
         "WORKERS_DIR": str(APPS / app / "workers"),
         "RETRY_BACKOFF_SECONDS": "0.1",
-        "RATE_LIMITING_ENABLED": "false",
     }
 
 
