@@ -6,4 +6,3 @@ BROKER_URL and REDIS_URL.
 
 # Routes of plain Celery tasks that blueprints use as steps: a name matched here goes to its fleet's own queue.
 task_routes = {}
-

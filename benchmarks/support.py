@@ -41,7 +41,19 @@ def private_redis() -> Iterator[str]:
 @contextlib.contextmanager
 def celery_worker(app: str, *options: str, env: dict[str, str], log: str | None = None) -> Iterator[None]:
     """A Celery worker process, ready to take tasks."""
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "WARNING", "--without-gossip", "--without-mingle", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        app,
+        "worker",
+        "-l",
+        "WARNING",
+        "--without-gossip",
+        "--without-mingle",
+        *options,
+    ]
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "pid"
         process = subprocess.Popen(

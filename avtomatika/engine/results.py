@@ -289,7 +289,8 @@ class Engine(Executor):
         else:
             draft.set(waiting=again)
             draft.task(again, await self._capability(again))
-        await self.commit(draft.commit())
+        if not await self.commit(draft.commit()):
+            await self.attempt_lost(info, reason)  # something else about the job has changed meanwhile
 
     async def _new_attempt(self, info: TaskInfo, now: float) -> tuple[NewTask, Any]:
         capability = await self._capability(info)

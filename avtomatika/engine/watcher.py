@@ -66,6 +66,8 @@ class Watcher:
         if self._leads:
             self._leads = await self.store.renew(LOCK, boot, LOCK_SECONDS)
         if not self._leads:
+            for ended in await self.store.ended_boots(self.engine.clock()):
+                await self.store.release(LOCK, ended)  # a leader that was killed and started again is not waited for
             self._leads = await self.store.acquire(LOCK, boot, LOCK_SECONDS)
             if self._leads:
                 self._next_repair = 0.0

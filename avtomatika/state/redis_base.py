@@ -11,7 +11,14 @@ from typing import Any, cast
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TimeoutError,
+)
 
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import Message, new_id
@@ -22,6 +29,8 @@ Command = tuple[Word, ...]
 Push = Callable[[Message], tuple[str, str]]
 
 _RETRIED = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError)
+#: Its memory or its disk is full. Redis says so before a script's first write, so that nothing was changed.
+_FULL = ("OOM command not allowed", "MISCONF")
 
 
 def dumps(value: Any) -> str:
@@ -94,6 +103,10 @@ class RedisBase:
             return await call
         except _RETRIED as exc:
             raise StoreUnavailableError(f"the state store does not answer ({type(exc).__name__}); it is tried again") from exc
+        except ResponseError as exc:
+            if isinstance(exc, OutOfMemoryError) or any(sign in str(exc) for sign in _FULL):
+                raise StoreUnavailableError(f"the state store takes no more data; it is tried again: {exc}") from exc
+            raise
 
     async def _apply(
         self, guards: Sequence[tuple[str, str, Word]], commands: Sequence[Command], nonce: str | None = None

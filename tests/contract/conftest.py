@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import redis.asyncio as aioredis
@@ -29,7 +29,6 @@ class Kit:
     pushed_now: Callable[[], list[Message]]
     redis: aioredis.Redis | None = None
     namespace: str = ""
-    taken: list[Message] = field(default_factory=list)
 
     async def pushed(self) -> list[Message]:
         """What was pushed so far, oldest first."""

@@ -67,9 +67,7 @@ async def test_all_jobs_finish_after_a_stop_in_flight(processes: Processes, tmp_
     stamps = tmp_path / "stamps"
     stamps.mkdir()
     app = APPS / "stamps"
-    up = processes.make(
-        Up, blueprints=app / "blueprints", workers=app / "workers", env={"LOG_LEVEL": "INFO"}
-    )
+    up = processes.make(Up, blueprints=app / "blueprints", workers=app / "workers", env={"LOG_LEVEL": "INFO"})
     async with Api(up.url, up.token) as api:
         jobs = [await api.create("stamps", {"folder": str(stamps)}) for _ in range(JOBS)]
         eventually(lambda: len(list(stamps.iterdir())) >= STARTED_BEFORE_THE_STOP, what="the first stamps")

@@ -276,6 +276,17 @@ def test_a_prepared_chain_is_what_celery_would_publish(app: Celery, compiler: Co
         assert prepared.priority == real.properties["priority"] == 4
 
 
+def test_a_chord_publishes_its_branches_and_leaves_the_join_to_the_store(app: Celery, compiler: Compiler) -> None:
+    _declared(app, "orchestrator", "cpu.resize")
+    infos = [_info(branch=n, fanout_id="f") for n in range(2)]
+
+    compiler.parallel("j", "f", [(info, "cpu") for info in infos]).apply_async()
+
+    assert {_published(app, "cpu.resize").headers["id"] for _ in infos} == {info.id for info in infos}
+    with app.connection_for_read() as connection:
+        assert connection.default_channel.basic_get("orchestrator") is None
+
+
 def test_a_prepared_message_survives_json(compiler: Compiler) -> None:
     message = compiler.task_message(_info(params={"ü": [1, None]}), "cpu", NOW)
 

@@ -13,7 +13,7 @@ from avtomatika.jobs import FanOut, JobStatus, Message, Result, TaskInfo, TaskSt
 from avtomatika.state.base import ClaimOutcome
 from avtomatika.worker.pool import Requeue
 from tests.support.machine import Killed, Machine, ended
-from tests.support.records import NOW
+from tests.support.records import NOW, change
 
 GRACE = 11.0  # just over CLAIM_GRACE_SECONDS
 
@@ -539,3 +539,55 @@ async def test_only_the_leader_does_the_housekeeping() -> None:
 
     assert len(machine.queue) == 1
     assert not await machine.store.acquire("housekeeping", "somebody else", 10)
+
+
+async def test_a_leader_that_was_killed_and_started_again_leads_at_once() -> None:
+    machine = await _machine()
+    await machine.watcher.round()
+    await machine.create("steps")
+    machine.queue.clear()
+    machine.now += GRACE
+    await machine.restart_orchestrator()
+
+    await machine.watcher.round()
+
+    assert len(machine.queue) == 1
+
+
+async def test_a_leader_that_lost_the_lock_does_nothing_more() -> None:
+    machine = await _machine()
+    await machine.watcher.round()
+    await machine.create("steps")
+    machine.queue.clear()
+    machine.now += 3600
+    await machine.store.release("housekeeping", machine.runtime.boot_id)
+    await machine.store.acquire("housekeeping", "somebody else", 10)
+
+    await machine.watcher.round()
+
+    assert machine.queue == []
+
+
+async def test_a_lost_attempt_is_given_out_again_although_its_job_changes_at_that_moment() -> None:
+    machine = await _machine()
+    job_id = await machine.create("steps")
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    machine.queue.clear()
+    await machine.store.claim_task(info.id, "worker", machine.worker_boot, machine.now, 300)
+    await machine.restart_worker()
+    commit, calls = machine.store.commit, []
+
+    async def racing(wanted: Any) -> Any:
+        calls.append(wanted)
+        if len(calls) == 1:
+            job = await machine.job(job_id)
+            await commit(change(job, cancel_requested=True))
+        return await commit(wanted)
+
+    machine.store.commit = racing  # type: ignore[method-assign]
+    await machine.tick()
+
+    job = await machine.job(job_id)
+    assert isinstance(job.waiting, TaskInfo)
+    assert (job.waiting.attempt, job.cancel_requested, len(calls)) == (2, True, 2)
+    assert [message.headers["id"] for message in machine.queue] == [job.waiting.id]
