@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from celery import Celery, chain, chord
 from celery.canvas import Signature
+from kombu import Queue
 
 from avtomatika.broker.messages import prepare
+from avtomatika.broker.queues import capability_queue, default_queue
 from avtomatika.jobs import JSON, Message, TaskInfo
 from avtomatika.worker.sdk import ORCHESTRATOR, queue_name
 
@@ -41,12 +43,24 @@ class Compiler:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
+    def _queue(self, queue: Queue) -> str:
+        """Makes the app know a queue as it is declared here, so that Celery, publishing a canvas itself, declares it likewise."""
+        known = self.app.amqp.queues
+        if queue.name not in known:
+            dict.__setitem__(known, queue.name, queue)  # its own `add` would bind the queue to an exchange
+        return str(queue.name)
+
     def _control(self, name: str, root_id: str, **kwargs: object) -> Signature:
         # kwargsrepr: what events and Flower show; nothing of a user's data.
         return self.app.signature(
             name,
             kwargs=kwargs,
-            options={"queue": queue_name(ORCHESTRATOR), "root_id": root_id, "argsrepr": "()", "kwargsrepr": repr(kwargs)},
+            options={
+                "queue": self._queue(default_queue(queue_name(ORCHESTRATOR))),
+                "root_id": root_id,
+                "argsrepr": "()",
+                "kwargsrepr": repr(kwargs),
+            },
         )
 
     def step(self, job_id: str, version: int) -> Signature:
@@ -74,7 +88,7 @@ class Compiler:
             info.type,
             kwargs=task_payload(info),
             options={
-                "queue": queue_name(capability, info.type),
+                "queue": self._queue(capability_queue(queue_name(capability, info.type))),
                 "task_id": info.id,
                 "root_id": info.job_id,
                 "priority": to_priority(info.priority),

@@ -7,9 +7,15 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
-JSON = dict[str, Any]
+from avtomatika.records import Message as Message
+from avtomatika.records import Timer as Timer
+from avtomatika.records import WorkerRecord as WorkerRecord
+from avtomatika.results import JSON as JSON
+from avtomatika.results import Result as Result
+from avtomatika.results import ResultError as ResultError
+from avtomatika.results import RetryPolicy as RetryPolicy
 
 
 def new_id() -> str:
@@ -49,99 +55,6 @@ class TaskState(StrEnum):
     DISPATCHED = "dispatched"  # its message is on the broker (or in the outbox)
     CLAIMED = "claimed"  # a worker runs it
     DONE = "done"  # the worker has reported; the orchestrator has not taken the result yet
-
-
-@dataclass(frozen=True, slots=True)
-class ResultError:
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A result envelope: what a worker reports of one attempt.
-
-    Attributes:
-        status: ``success``, ``failure``, ``cancelled``, ``timeout``, or any status named in transitions.
-        data: merged into the job's state_history.
-    """
-
-    SUCCESS: ClassVar[str] = "success"
-    FAILURE: ClassVar[str] = "failure"
-    CANCELLED: ClassVar[str] = "cancelled"
-    TIMEOUT: ClassVar[str] = "timeout"
-
-    status: str
-    data: JSON = field(default_factory=dict)
-    error: ResultError | None = None
-
-    @classmethod
-    def success(cls, data: JSON | None = None) -> Result:
-        return cls(cls.SUCCESS, data or {})
-
-    @classmethod
-    def failure(cls, code: str, message: str, data: JSON | None = None) -> Result:
-        return cls(cls.FAILURE, data or {}, ResultError(code, message))
-
-    def to_dict(self) -> JSON:
-        out: JSON = {"status": self.status, "data": self.data}
-        if self.error is not None:
-            out["error"] = {"code": self.error.code, "message": self.error.message}
-        return out
-
-    @classmethod
-    def from_value(cls, value: Any) -> Result:
-        """An envelope from what a handler returned: an envelope's dict, any other dict (data), None, or a value.
-
-        A dict is an envelope where it has a ``status`` string and no key that an envelope does not have.
-        """
-        if isinstance(value, Result):
-            return value
-        if value is None:
-            return cls.success()
-        if not isinstance(value, Mapping):
-            return cls.success({"result": value})
-        if isinstance(value.get("status"), str) and set(value) <= {"status", "data", "error", "message", "meta"}:
-            return cls.from_dict(value)
-        return cls.success(dict(value))
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Result:
-        data = value.get("data")
-        error = value.get("error")
-        if isinstance(error, Mapping):
-            parsed = ResultError(str(error.get("code") or ""), str(error.get("message") or ""))
-        elif error is not None:
-            parsed = ResultError("", str(error))
-        else:
-            parsed = None
-        if data is not None and not isinstance(data, Mapping):
-            data = {"result": data}
-        return cls(str(value["status"]), dict(data or {}), parsed)
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how patiently one dispatch is tried again.
-
-    Attributes:
-        max_attempts: attempts in all, the first included; None means JOB_MAX_RETRIES + 1.
-        backoff_seconds: wait before the second attempt, doubling to 60 s with jitter; None means RETRY_BACKOFF_SECONDS.
-        then: ``quarantine``, or ``failure``: what would be quarantined takes the `failure` transition.
-    """
-
-    max_attempts: int | None = None
-    backoff_seconds: float | None = None
-    then: str = "quarantine"
-
-    def __post_init__(self) -> None:
-        if self.then not in ("quarantine", "failure"):
-            raise ValueError(f"RetryPolicy.then must be 'quarantine' or 'failure', not {self.then!r}")
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise ValueError(f"RetryPolicy.max_attempts counts the first attempt, too: at least 1, not {self.max_attempts}")
-
-    def to_dict(self) -> JSON:
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,84 +266,3 @@ class Event:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Event:
         return cls(**value)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A prepared broker message: all that a publisher needs, on any broker; JSON, so it can lie in the outbox.
-
-    Attributes:
-        queue: the physical queue's name; the routing key where an exchange is named.
-        body: the serialised (JSON) body.
-        priority: 0..10, highest first, which the publisher maps onto the broker's own; None sends none.
-        exchange: "" (the default one) for every queue of ours; a plain Celery task's route may name another.
-        declare: what the publisher makes sure of: a ``capability`` queue, a ``default`` one, or ``nothing``.
-        key: names what this message continues (`step:<job>`, `resume:<task>`, `aggregate:<fan-out>`, `child:<job>`). The store
-            keeps the message under it until a commit settles the key, so that one lost on the way is published again.
-    """
-
-    queue: str
-    body: str
-    headers: JSON
-    properties: JSON
-    priority: int | None = None
-    exchange: str = ""
-    declare: str = "capability"
-    content_type: str = "application/json"
-    content_encoding: str = "utf-8"
-    key: str | None = None
-
-    def to_dict(self) -> JSON:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Message:
-        return cls(**value)
-
-
-@dataclass(frozen=True, slots=True)
-class Timer:
-    """Something due at a time. `kind` and `key` name it: setting it again moves it."""
-
-    kind: str
-    key: str
-    due: float
-
-    @property
-    def member(self) -> str:
-        return f"{self.kind}|{self.key}"
-
-    @classmethod
-    def from_member(cls, member: str, due: float) -> Timer:
-        kind, _, key = member.partition("|")
-        return cls(kind, key, due)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRecord:
-    """One registered process: a Celery worker (its nodename is the id), an HTTP worker, or an orchestrator."""
-
-    id: str
-    boot_id: str
-    type: str = "celery"
-    status: str = "idle"
-    supported_tasks: tuple[str, ...] = ()
-    capabilities: dict[str, int] = field(default_factory=dict)  # capability -> limit
-    max_concurrent_tasks: int = 0
-    load: dict[str, int] = field(default_factory=dict)  # capability -> running
-    hot_cache: tuple[str, ...] = ()
-    skill_dependencies: dict[str, list[str]] = field(default_factory=dict)
-    resources: JSON = field(default_factory=dict)
-    software: JSON = field(default_factory=dict)
-    registered_at: float = 0.0
-    seen_at: float = 0.0
-
-    def to_dict(self) -> JSON:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> WorkerRecord:
-        fields = dict(value)
-        fields["supported_tasks"] = tuple(fields.get("supported_tasks") or ())
-        fields["hot_cache"] = tuple(fields.get("hot_cache") or ())
-        return cls(**fields)

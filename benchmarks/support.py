@@ -39,7 +39,7 @@ def private_redis() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def celery_worker(app: str, *options: str, env: dict[str, str], log: str | None = None) -> Iterator[None]:
+def celery_worker(app: str, *options: str, env: dict[str, str]) -> Iterator[None]:
     """A Celery worker process, ready to take tasks."""
     command = [
         sys.executable,
@@ -59,8 +59,8 @@ def celery_worker(app: str, *options: str, env: dict[str, str], log: str | None 
         process = subprocess.Popen(
             [*command, "--pidfile", str(ready)],
             env={**os.environ, **env, "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE / "apps")])},
-            stdout=subprocess.DEVNULL if log is None else open(log, "w"),
-            stderr=subprocess.DEVNULL if log is None else subprocess.STDOUT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:

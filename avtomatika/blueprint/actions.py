@@ -194,6 +194,10 @@ def _branch(index: int, task: Mapping[str, Any]) -> DispatchTask:
         )
     if "priority" in options:
         options["priority"] = _priority(options["priority"])
+    for option in ("timeout_seconds", "dispatch_timeout_seconds"):
+        _seconds(f"tasks[{index}].{option}", options.get(option))
+    if not isinstance(options.setdefault("retries", RetryPolicy()), RetryPolicy):
+        raise HandlerError(f"tasks[{index}].retries must be a RetryPolicy, not {options['retries']!r}")
     return DispatchTask(type=_name(f"tasks[{index}].task_type", name), params=params, transitions={}, **options)
 
 
@@ -220,12 +224,12 @@ def _transitions(value: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _seconds(what: str, value: float | None) -> float | None:
-    if value is not None and not value > 0:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
         raise HandlerError(f"{what} must be a positive number of seconds, not {value!r}")
     return value
 
 
 def _priority(value: float) -> float:
-    if not 0 <= value <= 10:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10:
         raise HandlerError(f"priority goes from 0 to 10, highest first; {value!r} does not fit")
     return float(value)

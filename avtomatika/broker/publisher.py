@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from celery import Celery
-from kombu.exceptions import LimitExceeded, OperationalError
+from kombu.exceptions import LimitExceeded
 
 from avtomatika.broker.queues import capability_queue, default_queue
 from avtomatika.broker.redis import redis_priority
@@ -40,36 +41,48 @@ class Publisher:
     def _send(self, entries: Sequence[tuple[str, Message]]) -> list[str]:
         sent: list[str] = []
         with self._app.producer_pool.acquire(block=True, timeout=10) as producer:
-            on_redis = producer.connection.transport.driver_type == "redis"
             for outbox_id, message in entries:
-                priority = message.priority
-                if priority is not None and on_redis:
-                    priority = redis_priority(priority)
                 try:
-                    producer.publish(
-                        message.body,
-                        exchange=message.exchange,
-                        routing_key=message.queue,
-                        headers=message.headers,
-                        content_type=message.content_type,
-                        content_encoding=message.content_encoding,
-                        priority=priority,
-                        delivery_mode=2,
-                        declare=_declared(message),
-                        mandatory=True,
-                        retry=True,
-                        retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
-                        **{name: value for name, value in message.properties.items() if value},
-                    )
-                except (OperationalError, OSError) as exc:
+                    _publish(producer, message)
+                except Exception as exc:
+                    cause = exc.__cause__ or exc
+                    if not isinstance(
+                        cause, (*producer.connection.channel_errors, *producer.connection.connection_errors, OSError)
+                    ):
+                        raise
                     logger.warning(
-                        "a message stays in the outbox: the broker does not take it (%s)",
-                        type(exc).__name__,
+                        "a message stays in the outbox: the broker does not take it (%r)",
+                        cause,
                         extra={"action": "publish", "queue": message.queue},
                     )
-                    break
+                    if isinstance(cause, (*producer.connection.connection_errors, OSError)):
+                        break
+                    # Refused for what it is (a queue declared otherwise, say): the others are not to wait for it.
+                    producer.revive(producer.connection.channel())
+                    continue
                 sent.append(outbox_id)
         return sent
+
+
+def _publish(producer: Any, message: Message) -> None:
+    priority = message.priority
+    if priority is not None and producer.connection.transport.driver_type == "redis":
+        priority = redis_priority(priority)
+    producer.publish(
+        message.body,
+        exchange=message.exchange,
+        routing_key=message.queue,
+        headers=message.headers,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        priority=priority,
+        delivery_mode=2,
+        declare=_declared(message),
+        mandatory=True,
+        retry=True,
+        retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
+        **{name: value for name, value in message.properties.items() if value},
+    )
 
 
 def _declared(message: Message) -> list[object]:

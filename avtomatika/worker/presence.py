@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -44,7 +45,7 @@ class Presence(bootsteps.StartStopStep):
         except (RegistrationError, StoreUnavailableError) as exc:
             logger.critical("the worker cannot start: %s", exc, extra={"action": "register"})
             raise SystemExit(1) from exc
-        asyncio.run_coroutine_threadsafe(self._beat(runtime, selected, orchestrates), runtime.loop)
+        self._beating = asyncio.run_coroutine_threadsafe(self._beat(runtime, selected, orchestrates), runtime.loop)
         if orchestrates:
             self._watch(runtime)
         at_stop = getattr(worker.pool, "at_stop", None)
@@ -53,6 +54,7 @@ class Presence(bootsteps.StartStopStep):
         else:
             self._leaves_at_stop = runtime
 
+    _beating: Future[None] | None = None
     _leaves_at_stop: Runtime | None = None
 
     def stop(self, worker: Any) -> None:
@@ -109,17 +111,20 @@ class Presence(bootsteps.StartStopStep):
         )
 
     async def _beat(self, runtime: Runtime, selected: list[str] | None, orchestrates: bool) -> None:
+        """Until cancelled. Whatever goes wrong with one heartbeat, the next one comes: silence means death."""
         settings = runtime.settings
         while True:
             await asyncio.sleep(settings.heartbeat)
-            record = self._record(runtime, selected, orchestrates)
             try:
+                record = self._record(runtime, selected, orchestrates)
                 known = await runtime.store.heartbeat(record.id, record.boot_id, record.seen_at, settings.silence, record)
                 if not known:
                     logger.warning("this process was counted as dead; it registers again", extra={"action": "register"})
                     await self._register(runtime, selected, orchestrates)
             except StoreUnavailableError as exc:
                 logger.warning("a heartbeat is lost: %s", exc, extra={"action": "heartbeat"})
+            except Exception:
+                logger.exception("a heartbeat failed", extra={"action": "heartbeat"})
 
     @staticmethod
     def _watch(runtime: Runtime) -> None:
@@ -129,6 +134,7 @@ class Presence(bootsteps.StartStopStep):
         watcher = Watcher(runtime.engine, BrokerProbe(runtime.app))
         asyncio.run_coroutine_threadsafe(watcher.run(), runtime.loop)
 
-    @staticmethod
-    async def _leave(runtime: Runtime) -> None:
+    async def _leave(self, runtime: Runtime) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
         await runtime.store.unregister(runtime.worker_id, runtime.boot_id)

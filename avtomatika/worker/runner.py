@@ -96,7 +96,10 @@ class Call:
         async def on_progress(progress: float, message: str) -> None:
             await self._send_progress(plain["task_id"], plain.get("job_id"), progress, message)
 
-        return await ProcessRunner.current().run(str(declaration.path), declaration.name, self._params, plain, on_progress)
+        def on_cache(change: str, model: str) -> None:
+            (self._runtime.hot_cache.add if change == "add" else self._runtime.hot_cache.discard)(model)
+
+        return await ProcessRunner.current().run(declaration.path, declaration.name, self._params, plain, on_progress, on_cache)
 
     async def _send_progress(self, task_id: str, job_id: str | None, progress: float, message: str = "") -> None:
         if job_id is None:

@@ -12,6 +12,7 @@ from celery import Celery
 from avtomatika.broker.messages import published_again
 from avtomatika.broker.probe import BrokerProbe
 from avtomatika.broker.publisher import Publisher
+from avtomatika.broker.queues import default_queue
 from avtomatika.broker.redis import prepare_push
 from avtomatika.celery import configuration
 from avtomatika.compiler import Compiler
@@ -114,3 +115,20 @@ async def test_what_a_broker_does_not_take_stays_in_the_outbox() -> None:
     assert await Publisher(made, store).flush([outbox_id, "unknown"]) == 0
     assert [i for i, _ in await store.outbox(NOW)] == [outbox_id]
     assert await Publisher(made, store).flush([]) == 0
+
+
+@pytest.mark.parametrize("broker", [pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)], indirect=True)
+async def test_a_refused_message_does_not_hold_up_the_others(app: Celery, broker: Broker, request: pytest.FixtureRequest) -> None:
+    refused, taken = _message(app), _message(app)
+    other = f"{broker.queue_prefix}cpu.other"
+    request.getfixturevalue("rabbitmq").names.add(other)
+    refused = Message(**{**refused.to_dict(), "queue": other})
+    with app.connection_for_write() as connection:
+        default_queue(other)(connection.default_channel).declare()  # without the priorities that ours has
+    store = MemoryStore()
+    ids = [outbox_id for message in (refused, taken) for outbox_id in (await store.publish(message, NOW)).outbox]
+
+    assert await Publisher(app, store).flush(ids) == 1
+
+    assert _get(app, taken.queue) is not None
+    assert [message.queue for _, message in await store.outbox(NOW)] == [other]
