@@ -84,21 +84,21 @@ def _format_logs(logger: logging.Logger, **_: Any) -> None:
 
 
 @celeryd_init.connect
-def _load_workers(options: dict[str, Any], **_: Any) -> None:
-    """In a worker process, and only there: declares what WORKERS_DIR holds, before the queues are planned.
+def _load(options: dict[str, Any], **_: Any) -> None:
+    """In a worker process, and only there: loads what it is to run, before its queues are planned.
 
-    An orchestrator alone loads none of it: workers may import what only their machines have.
+    An orchestrator alone loads no workers: they may import what only their machines have. What does not fit refuses the start.
     """
     queues = options.get("queues") or ()
     names = queues.split(",") if isinstance(queues, str) else list(queues)
-    if names and all(name == ORCHESTRATOR for name in names):
-        return
     runtime: Runtime = app.runtime
     try:
-        load_workers(runtime.settings.workers_dir)
-        asyncio.run(pin_declared(runtime.settings))
+        if ORCHESTRATOR in names:
+            runtime.blueprints  # noqa: B018  loads and checks them
+        if not names or set(names) != {ORCHESTRATOR}:
+            load_workers(runtime.settings.workers_dir)
+            asyncio.run(pin_declared(runtime.settings))
     except AvtomatikaError as exc:
-        logger.critical("the worker cannot start: %s", exc, extra={"action": "start"})
         raise SystemExit(f"the worker cannot start: {exc}") from None
     for declaration in declared().tasks.values():
         runner.register(app, runtime, declaration)

@@ -71,6 +71,7 @@ def load_blueprints(folder: Path) -> BlueprintRegistry:
             if isinstance(value, Blueprint) and id(value) not in seen:
                 seen.add(id(value))
                 registry.register(value)
+    registry.check().raise_errors("blueprints")  # what only all of them together show: a child that nobody registers
     logger.debug("blueprints loaded", extra={"action": "load_blueprints", "folder": str(folder), "names": list(registry.names)})
     return registry
 

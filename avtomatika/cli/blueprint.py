@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def _findings(
 
     chosen = _chosen(registry, names)
     load_workers(workers)
-    known = frozenset(declared().tasks)
+    known = frozenset(declared().tasks) | _routed(registry.task_names)
     found: list[dict[str, Any]] = []
     for report in [item.check(known) for item in chosen] if names else [registry.check(known)]:
         for severity, problems in (("error", report.errors), ("error" if strict else "warning", report.warnings)):
@@ -79,6 +80,13 @@ def _findings(
                 for p in problems
             ]
     return len(chosen), found
+
+
+def _routed(tasks: Iterable[str]) -> frozenset[str]:
+    """Plain Celery tasks: `task_routes` in celeryconfig.py says where they go, so that no worker here declares them."""
+    from avtomatika.celery import app
+
+    return frozenset(task for task in tasks if app.runtime.compiler.is_routed(task))
 
 
 @blueprint.command()

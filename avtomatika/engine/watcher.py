@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from avtomatika.broker.messages import published_again
 from avtomatika.broker.probe import QueueProbe
+from avtomatika.compiler import to_priority
 from avtomatika.engine.draft import Draft
 from avtomatika.engine.results import Engine
 from avtomatika.engine.verdict import TIMED_OUT
@@ -32,6 +34,7 @@ class Watcher:
         self.settings = engine.settings
         self.probe = probe
         self._leads = False
+        self._renewed = 0.0
         self._next_repair = 0.0
         self._expiry_checked = 0.0
 
@@ -53,7 +56,7 @@ class Watcher:
 
     async def round(self) -> None:
         """One round: takes or renews the lock, then does what is due."""
-        if not await self._lead():
+        if not await self.lead():
             return
         await self.tick()
         now = self.engine.clock()
@@ -61,8 +64,10 @@ class Watcher:
             self._next_repair = now + self.settings.watcher_interval_seconds
             await self.repair()
 
-    async def _lead(self) -> bool:
+    async def lead(self) -> bool:
+        """Takes or renews the lock; whether this process does the housekeeping now."""
         boot = self.engine.boot_id
+        self._renewed = time.monotonic()
         if self._leads:
             self._leads = await self.store.renew(LOCK, boot, LOCK_SECONDS)
         if not self._leads:
@@ -74,8 +79,18 @@ class Watcher:
                 logger.info("this orchestrator does the housekeeping now", extra={"action": "lead"})
         return self._leads
 
+    async def _still_leads(self) -> bool:
+        """Between two pieces of work: renews the lock in time; whoever has lost it stops."""
+        now = time.monotonic()
+        if now - self._renewed > LOCK_SECONDS / 3:
+            self._renewed = now
+            self._leads = await self.store.renew(LOCK, self.engine.boot_id, LOCK_SECONDS)
+        return self._leads
+
     async def tick(self) -> None:
         for timer in await self.store.due(self.engine.clock()):
+            if not await self._still_leads():
+                return
             try:
                 await self._fire(timer)
             except StoreUnavailableError:
@@ -110,8 +125,12 @@ class Watcher:
                 extra={"action": "recover", "boot_id": boot_id},
             )
         for job_id, key in jobs.items():
+            if not await self._still_leads():
+                return
             await self._recover_job(boot_id, job_id, key)
         for task_id in tasks:
+            if not await self._still_leads():
+                return
             record = await self.store.get_task(task_id)
             if record is not None and record.state is TaskState.CLAIMED and record.boot_id == boot_id:
                 await self.engine.attempt_lost(record.info, f"worker {record.worker_id} ended")
@@ -230,16 +249,26 @@ class Watcher:
         await self._publish(self.engine.compiler.resume_message(record.info, envelope, now), now)
 
     async def _repeat_lost(self, entries: Sequence[tuple[Message, float]], now: float) -> None:
+        waiting = set()  # oldest first: where one is still in its queue, so are the younger ones behind it
         for message, published_at in entries:
-            if await self.probe.passed(message, published_at):
-                logger.info("a control message is published again: %s", message.key, extra={"action": "repeat"})
-                await self._publish(message, now)
+            if message.queue in waiting:
+                continue
+            if not await self.probe.passed(message, published_at):
+                waiting.add(message.queue)
+                continue
+            logger.info("a control message is published again: %s", message.key, extra={"action": "repeat"})
+            await self._publish(message, now)
 
     async def _redispatch_lost(self, records: Sequence[TaskRecord], now: float) -> None:
+        waiting = set()
         for record in records:
             info = record.info
+            lane = (info.type, to_priority(info.priority))
+            if lane in waiting:
+                continue
             message = self.engine.compiler.task_message(info, await self.engine.capability_of(info.type), now)
             if not await self.probe.passed(message, record.dispatched_at):
+                waiting.add(lane)
                 continue
             done = await self.store.redispatch(info.id, message, now)
             if done.applied:

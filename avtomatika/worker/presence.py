@@ -91,7 +91,8 @@ class Presence(bootsteps.StartStopStep):
         kinds = sorted({w.worker_type for w in merged.workers}) or ["worker"]
         gate = SlotGate.current
         load = {n: c for n, c in gate.load().items() if n in capabilities} if gate is not None else {}
-        full = bool(capabilities) and all(load.get(n, 0) >= limit for n, limit in capabilities.items())
+        taken = [load.get(n, 0) >= limit for n, limit in capabilities.items()]
+        full = bool(taken) and (all(taken) or sum(load.values()) >= merged.max_concurrent_tasks)
         now = time.time()
         return WorkerRecord(
             id=runtime.worker_id,

@@ -195,11 +195,13 @@ class Machine:
     async def tick(self, seconds: float = 0.0) -> None:
         """Lets time pass, then does what is due."""
         self.now += seconds
-        await self.watcher.tick()
+        if await self.watcher.lead():
+            await self.watcher.tick()
 
     async def repair(self, seconds: float = 0.0) -> None:
         self.now += seconds
-        await self.watcher.repair()
+        if await self.watcher.lead():
+            await self.watcher.repair()
 
     def timers(self) -> list[Timer]:
         return sorted((Timer.from_member(m, due) for m, due in self.store._timers.items()), key=lambda timer: timer.due)
@@ -208,7 +210,7 @@ class Machine:
         """Delivers all there is and lets time pass up to the next timer, until neither a message nor a timer is left."""
         while True:
             await self.pump()
-            await self.watcher.tick()
+            await self.tick()
             if self.queue:
                 continue
             timers = self.timers()
