@@ -59,7 +59,7 @@ class Result:
             return cls.success()
         if not isinstance(value, Mapping):
             return cls.success({"result": value})
-        if isinstance(value.get("status"), str) and set(value) <= {"status", "data", "error", "message", "meta"}:
+        if isinstance(value.get("status"), str) and set(value) <= {"status", "data", "error", "meta"}:
             return cls.from_dict(value)
         return cls.success(dict(value))
 

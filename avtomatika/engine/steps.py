@@ -199,7 +199,10 @@ class Executor:
         context = self._context(job, blueprint, aggregated)
         handler = blueprint.select(context) if aggregated is None else blueprint.aggregator(aggregated.state)
         began = time.perf_counter()
-        value = await handler.call(context)
+        try:
+            value = await handler.call(context)
+        except (SystemExit, KeyboardInterrupt, MemoryError) as exc:  # a handler's, not ours: it must not end the orchestrator
+            raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
         duration = round((time.perf_counter() - began) * 1000, 3)
         action = context.actions.action
         if handler.is_end and action is not None:

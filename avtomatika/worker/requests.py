@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from celery import Task
@@ -15,16 +16,21 @@ def request_of(task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Ta
 
     Takes the chain out of it, so that the tracer does not publish the next link a second time.
     """
-    request = task.request
-    chain, request.chain = list(request.chain or ()), None
+    found = replace(request_of_context(task.request), name=task.name, args=list(args), kwargs=dict(kwargs))
+    task.request.chain = None
+    return found
+
+
+def request_of_context(context: Any) -> TaskRequest:
+    """Reads a Celery `Context`, which knows all of a message but the task's name."""
     return TaskRequest(
-        id=request.id,
-        name=task.name,
-        args=list(args),
-        kwargs=dict(kwargs),
-        headers=request.headers or {},
-        chain=chain,
-        root_id=request.root_id,
-        parent_id=request.parent_id,
-        delivery=request.delivery_info or {},
+        id=context.id,
+        name=context.task or "",
+        args=list(context.args or ()),
+        kwargs=dict(context.kwargs or {}),
+        headers=context.headers or {},
+        chain=list(context.chain or ()),
+        root_id=context.root_id,
+        parent_id=context.parent_id,
+        delivery=context.delivery_info or {},
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task
 from celery.canvas import maybe_signature
+from celery.signals import task_revoked
 
 from avtomatika.broker.messages import prepare
 from avtomatika.compiler import resume_key
@@ -20,13 +21,17 @@ from avtomatika.errors import ErrorCode, StoreUnavailableError, TaskError
 from avtomatika.jobs import JSON, Message, Result, ResultError
 from avtomatika.state.base import ClaimOutcome, TaskClaim
 from avtomatika.worker.pool import CancelReason, Requeue, TaskRequest, current_cancel_reason
-from avtomatika.worker.requests import request_of
+from avtomatika.worker.requests import request_of, request_of_context
 from avtomatika.worker.sdk import TaskDeclaration
 
 if TYPE_CHECKING:
     from avtomatika.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+
+
+#: What a handler may raise that would stop the event loop or Celery's main loop: no task may do that.
+NOT_OURS = (SystemExit, KeyboardInterrupt, MemoryError)
 
 
 class TaskFailed(Exception):
@@ -175,7 +180,7 @@ class Attempt:
             return _raised(exc)
         except TaskError as exc:
             value = Result.failure(exc.code, str(exc), exc.data)
-        except Exception as exc:
+        except (Exception, *NOT_OURS) as exc:
             logger.warning("task %s raised", self._declaration.name, exc_info=exc, extra={"action": "run", "job_id": self.job_id})
             return _raised(exc)
         return _checked(value, self._declaration.name)
@@ -204,6 +209,14 @@ class Attempt:
             await runtime.store.drop_claim(runtime.boot_id, task_id=self.task_id)
         await runtime.publisher.flush(done.outbox)
 
+    async def revoked(self) -> None:
+        """Celery has thrown the message away, unstarted, since its id was revoked: the job is told."""
+        claim = await self._store(lambda: self._claim())
+        if claim.outcome is ClaimOutcome.OK:
+            result = Result(Result.CANCELLED, error=ResultError("CANCELLED", "the task was revoked before it started"))
+            meta = {"worker_id": self._runtime.worker_id, "attempt": self._request.kwargs.get("attempt")}
+            await self._store(lambda: self._finish(result, meta))
+
     def _message(self, result: Result, meta: JSON) -> Message:
         """The next link of the chain, with the envelope as its first argument: what Celery's tracer would publish."""
         chain = list(self._request.chain)
@@ -228,7 +241,14 @@ class Attempt:
 
 async def _in_thread(func: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """Runs a plain function in a thread. A thread cannot be stopped: the slot stays taken until it has ended."""
-    future = asyncio.ensure_future(asyncio.to_thread(func, **arguments))
+
+    def call() -> Any:
+        try:
+            return func(**arguments)
+        except NOT_OURS as exc:  # out of a future it would end the event loop
+            raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
+
+    future = asyncio.ensure_future(asyncio.to_thread(call))
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
@@ -249,6 +269,14 @@ def _checked(value: Any, name: str) -> Result:
     except (TypeError, ValueError) as exc:
         return Result.failure(ErrorCode.PERMANENT, f"task {name!r} returned something that is not JSON: {exc}")
     return result
+
+
+@task_revoked.connect
+def _on_revoked(sender: Any = None, request: Any = None, terminated: bool = False, **_: Any) -> None:
+    if not isinstance(sender, DeclaredTask) or terminated or "job_id" not in (request.kwargs or {}):
+        return
+    attempt = Attempt(sender.runtime, sender.declaration, request_of_context(request))
+    asyncio.run_coroutine_threadsafe(attempt.revoked(), sender.runtime.loop)
 
 
 def register(app: Celery, runtime: Runtime, declaration: TaskDeclaration) -> None:

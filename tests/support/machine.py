@@ -192,16 +192,22 @@ class Machine:
 
     # --- Time ------------------------------------------------------------------------------------------------------------------
 
+    async def _lead(self) -> None:
+        """Takes the housekeeping's lock; one that a process left behind at its end would run out by its TTL."""
+        if not await self.watcher.lead():
+            self.store._locks.clear()
+            assert await self.watcher.lead()
+
     async def tick(self, seconds: float = 0.0) -> None:
         """Lets time pass, then does what is due."""
         self.now += seconds
-        if await self.watcher.lead():
-            await self.watcher.tick()
+        await self._lead()
+        await self.watcher.tick()
 
     async def repair(self, seconds: float = 0.0) -> None:
         self.now += seconds
-        if await self.watcher.lead():
-            await self.watcher.repair()
+        await self._lead()
+        await self.watcher.repair()
 
     def timers(self) -> list[Timer]:
         return sorted((Timer.from_member(m, due) for m, due in self.store._timers.items()), key=lambda timer: timer.due)
