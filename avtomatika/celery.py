@@ -15,6 +15,7 @@ from celery import Celery
 from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_init
 
 from avtomatika.broker.consumer import CapabilityConsumerStep
+from avtomatika.broker.queues import ORCHESTRATOR
 from avtomatika.broker.redis import transport_options
 from avtomatika.discovery import load_workers
 from avtomatika.engine import tasks as engine_tasks
@@ -24,7 +25,7 @@ from avtomatika.runtime import Runtime, pin_declared
 from avtomatika.settings import Settings, get_settings
 from avtomatika.worker import runner
 from avtomatika.worker.presence import Presence
-from avtomatika.worker.sdk import ORCHESTRATOR, declared
+from avtomatika.worker.sdk import declared
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,8 @@ from celery.canvas import Signature
 from kombu import Queue
 
 from avtomatika.broker.messages import prepare
-from avtomatika.broker.queues import capability_queue, default_queue
+from avtomatika.broker.queues import ORCHESTRATOR, capability_queue, default_queue, queue_name
 from avtomatika.jobs import JSON, Message, TaskInfo
-from avtomatika.worker.sdk import ORCHESTRATOR, queue_name
 
 STEP = "avtomatika.step"
 RESUME = "avtomatika.resume"

@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 
 JSON = dict[str, Any]
 
+#: What a job says that failed since an attempt did not end in time.
+TIMED_OUT = "Worker task timed out"
+
 
 @dataclass(frozen=True, slots=True)
 class ResultError:

@@ -18,10 +18,10 @@ from celery import bootsteps
 from kombu.common import QoS
 from kombu.utils.encoding import safe_repr
 
-from avtomatika.broker.queues import capability_queue, default_queue
+from avtomatika.broker.queues import ORCHESTRATOR, capability_queue, default_queue
 from avtomatika.broker.slots import Lane, Slot, SlotGate
 from avtomatika.settings import get_settings
-from avtomatika.worker.sdk import ORCHESTRATOR, capabilities_of, declared
+from avtomatika.worker.sdk import capabilities_of, declared
 
 logger = logging.getLogger(__name__)
 

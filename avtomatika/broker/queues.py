@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from kombu import Exchange, Queue
 
+from avtomatika.settings import get_settings
+
+#: The engine's own queue.
+ORCHESTRATOR = "orchestrator"
+
 #: Priorities that a capability's queue tells apart, on every broker.
 MAX_PRIORITY = 10
 
@@ -18,3 +23,9 @@ def capability_queue(name: str) -> Queue:
 def default_queue(name: str) -> Queue:
     """A queue with default arguments, as any Celery app would declare it: the orchestrator's."""
     return Queue(name, exchange=_DEFAULT_EXCHANGE, routing_key=name)
+
+
+def queue_name(capability: str, task: str | None = None) -> str:
+    """The physical queue: `<prefix><capability>.<task>`, or the capability's plain queue."""
+    prefix = get_settings().queue_prefix
+    return f"{prefix}{capability}.{task}" if task else f"{prefix}{capability}"

@@ -9,8 +9,8 @@ from enum import StrEnum
 
 from avtomatika.errors import ErrorCode
 from avtomatika.jobs import Result, RetryPolicy, TaskInfo
+from avtomatika.results import TIMED_OUT
 
-TIMED_OUT = "Worker task timed out"
 MAX_BACKOFF_SECONDS = 60.0
 
 

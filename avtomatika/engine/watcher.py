@@ -13,9 +13,9 @@ from avtomatika.broker.probe import QueueProbe
 from avtomatika.compiler import to_priority
 from avtomatika.engine.draft import Draft
 from avtomatika.engine.results import Engine
-from avtomatika.engine.verdict import TIMED_OUT
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import FanOut, JobStatus, Message, Result, TaskInfo, TaskState, Timer
+from avtomatika.results import TIMED_OUT
 from avtomatika.state.base import TaskRecord
 
 logger = logging.getLogger(__name__)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 
 from avtomatika.broker.consumer import selected_queues
+from avtomatika.broker.queues import ORCHESTRATOR
 from avtomatika.broker.slots import SlotGate
 from avtomatika.errors import RegistrationError, StoreUnavailableError
 from avtomatika.jobs import WorkerRecord
-from avtomatika.worker.sdk import ORCHESTRATOR, capabilities_of, declared
+from avtomatika.worker.sdk import capabilities_of, declared
 
 if TYPE_CHECKING:
     from avtomatika.runtime import Runtime

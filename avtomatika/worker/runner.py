@@ -16,9 +16,9 @@ from celery.signals import task_revoked
 
 from avtomatika.broker.messages import prepare
 from avtomatika.compiler import resume_key
-from avtomatika.engine.verdict import TIMED_OUT
 from avtomatika.errors import ErrorCode, StoreUnavailableError, TaskError
 from avtomatika.jobs import JSON, Message, Result, ResultError
+from avtomatika.results import TIMED_OUT
 from avtomatika.state.base import ClaimOutcome, TaskClaim
 from avtomatika.worker.pool import CancelReason, Requeue, TaskRequest, current_cancel_reason
 from avtomatika.worker.requests import request_of, request_of_context

@@ -15,13 +15,12 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from avtomatika.broker.queues import ORCHESTRATOR, queue_name
 from avtomatika.errors import InvalidInputError, RegistrationError
 from avtomatika.jobs import JSON
 from avtomatika.settings import get_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-ORCHESTRATOR = "orchestrator"
 
 #: What a handler may ask for by name, beside its parameters.
 CONTEXT_NAMES = frozenset(
@@ -232,12 +231,6 @@ def find_task(name: str) -> TaskDeclaration:
         return _declared.tasks[name]
     except KeyError:
         raise RegistrationError(f"this process declares no task {name!r}; declared: {sorted(_declared.tasks)}") from None
-
-
-def queue_name(capability: str, task: str | None = None) -> str:
-    """The physical queue: `<prefix><capability>.<task>`, or the capability's plain queue."""
-    prefix = get_settings().queue_prefix
-    return f"{prefix}{capability}.{task}" if task else f"{prefix}{capability}"
 
 
 def capabilities_of(selected: Collection[str] | None) -> dict[str, Capability]:
