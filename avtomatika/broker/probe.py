@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import cached_property
 from typing import Any, Protocol
 
 from celery import Celery
-from kombu.exceptions import ChannelError
+from kombu.exceptions import ChannelError, LimitExceeded, OperationalError
 
 from avtomatika.broker.messages import PUBLISHED_AT
 from avtomatika.broker.redis import queue_key, redis_priority
@@ -35,19 +36,34 @@ class BrokerProbe:
             return False  # a plain Celery task: its fleet's queue is not ours to judge
         try:
             return await asyncio.to_thread(self._passed, message, published_at)
-        except (OSError, self._app.connection_for_read().connection_errors) as exc:
+        except (OSError, OperationalError, LimitExceeded, *self._errors) as exc:
             raise StoreUnavailableError(f"the broker does not answer ({type(exc).__name__})") from exc
 
     def _passed(self, message: Message, published_at: float) -> bool:
+        try:
+            return self._ask(message, published_at)
+        except self._errors:
+            # The pooled connection was idle for long and is closed by now; the pool has thrown it away.
+            return self._ask(message, published_at)
+
+    def _ask(self, message: Message, published_at: float) -> bool:
         with self._app.pool.acquire(block=True, timeout=10) as connection:
-            channel = connection.default_channel
-            if connection.transport.driver_type == "redis":
-                step = redis_priority(message.priority) if message.priority is not None else 0
-                return _older_than_oldest(channel.client, queue_key(message.queue, step), published_at)
-            try:
-                return bool(channel.queue_declare(message.queue, passive=True).message_count == 0)
-            except ChannelError:
-                return True  # the queue is gone, and what was in it, too
+            return _look(connection, message, published_at)
+
+    @cached_property
+    def _errors(self) -> tuple[type[BaseException], ...]:
+        return tuple(self._app.connection_for_read().connection_errors)
+
+
+def _look(connection: Any, message: Message, published_at: float) -> bool:
+    channel = connection.default_channel
+    if connection.transport.driver_type == "redis":
+        step = redis_priority(message.priority) if message.priority is not None else 0
+        return _older_than_oldest(channel.client, queue_key(message.queue, step), published_at)
+    try:
+        return bool(channel.queue_declare(message.queue, passive=True).message_count == 0)
+    except ChannelError:
+        return True  # the queue is gone, and what was in it, too
 
 
 def _older_than_oldest(client: Any, key: str, published_at: float) -> bool:

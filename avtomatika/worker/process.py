@@ -34,6 +34,9 @@ from avtomatika.worker.pool import AsyncPool
 logger = logging.getLogger(__name__)
 
 KILL_SECONDS = 5.0
+
+#: The path of a Unix socket has at most 107 bytes; the longest one below such a folder is multiprocessing's.
+_LONGEST_PLACE = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 FLUSH_SECONDS = 1.0
 
 OnProgress = Callable[[float, str], Awaitable[Any] | None]
@@ -78,8 +81,7 @@ class ProcessRunner:
         return cls._current
 
     def __init__(self) -> None:
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        self._context = multiprocessing.get_context(method)
+        self._context = multiprocessing.get_context(_start_method())
         self._idle: list[ProcessPool] = []
         self._busy: dict[ProcessPool, asyncio.Future[_Outcome] | None] = {}
         self._closed = False
@@ -173,7 +175,7 @@ class ProcessRunner:
     async def _listen(self) -> Path:
         async with self._starting:
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="avtomatika-"))  # mode 0700: only this user may connect
+                self._folder = _socket_folder()
                 self._server = await asyncio.start_unix_server(self._serve, self._folder / "progress")
             return self._folder / "progress"
 
@@ -197,6 +199,23 @@ class ProcessRunner:
                 await answer
         except Exception:
             logger.exception("a report of a child process was not taken", extra={"action": "progress_failed"})
+
+
+def _start_method() -> str:
+    """A fork server, which starts children fast; spawn where it cannot listen, since its socket lies under TMPDIR."""
+    has_room = len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_PLACE
+    return "forkserver" if has_room and "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def _socket_folder() -> Path:
+    """A folder for a socket that only this user may enter."""
+    places = [tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp"]  # noqa: S108
+    for place in places:
+        if place and len(os.fsencode(place)) <= _LONGEST_PLACE and os.access(place, os.W_OK | os.X_OK):
+            return Path(tempfile.mkdtemp(prefix="avtomatika-", dir=place))
+    raise ProcessTaskError(
+        f"no folder for a socket: the paths of {', '.join(filter(None, places))} are too long; set TMPDIR to a short one"
+    )
 
 
 async def _done(future: asyncio.Future[Any]) -> None:

@@ -16,6 +16,7 @@ from avtomatika.broker.queues import default_queue
 from avtomatika.broker.redis import prepare_push
 from avtomatika.celery import configuration
 from avtomatika.compiler import Compiler
+from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import Message, TaskInfo, new_id
 from avtomatika.settings import get_settings, read_settings
 from avtomatika.state.memory import MemoryStore
@@ -132,3 +133,22 @@ async def test_a_refused_message_does_not_hold_up_the_others(app: Celery, broker
 
     assert _get(app, taken.queue) is not None
     assert [message.queue for _, message in await store.outbox(NOW)] == [other]
+
+
+async def test_the_probe_looks_again_where_a_pooled_connection_was_closed(app: Celery, broker: Broker) -> None:
+    if broker.kind == "rabbitmq":
+        return  # its server closes no idle connections
+    probe = BrokerProbe(app)
+    assert await probe.passed(_message(app), NOW)
+    with broker.redis.client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+
+    assert await probe.passed(_message(app), NOW)
+
+
+async def test_a_broker_that_is_away_is_no_answer(app: Celery) -> None:
+    app.conf.broker_url = "redis://127.0.0.1:1/0"
+    app.conf.broker_transport = None
+
+    with pytest.raises(StoreUnavailableError):
+        await BrokerProbe(app).passed(_message(app), NOW)

@@ -146,3 +146,16 @@ async def test_a_close_kills_what_runs(runner: ProcessRunner, call: Calls) -> No
     with pytest.raises((asyncio.CancelledError, ProcessTaskError)):
         await task
     assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_long_tmpdir_is_no_obstacle(module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("a-folder-with-quite-a-long-name-" * 3)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    runner = ProcessRunner()
+    try:
+        call = Calls(runner, module)
+        assert (await call("double", number=4))["number"] == 8
+        assert await asyncio.wait_for(call.progress.get(), 10) == (0.5, "half")
+    finally:
+        await runner.close()
