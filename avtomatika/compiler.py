@@ -5,7 +5,7 @@ Pure on the app: nothing here talks to a broker or a store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from celery import Celery, chain, chord
 from celery.canvas import Signature
@@ -42,12 +42,12 @@ class Compiler:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
-    def _queue(self, queue: Queue) -> str:
+    def _queue(self, name: str, make: Callable[[str], Queue]) -> str:
         """Makes the app know a queue as it is declared here, so that Celery, publishing a canvas itself, declares it likewise."""
         known = self.app.amqp.queues
-        if queue.name not in known:
-            dict.__setitem__(known, queue.name, queue)  # its own `add` would bind the queue to an exchange
-        return str(queue.name)
+        if name not in known:
+            dict.__setitem__(known, name, make(name))  # its own `add` would bind the queue to an exchange
+        return name
 
     def _control(self, name: str, root_id: str, **kwargs: object) -> Signature:
         # kwargsrepr: what events and Flower show; nothing of a user's data.
@@ -55,7 +55,7 @@ class Compiler:
             name,
             kwargs=kwargs,
             options={
-                "queue": self._queue(default_queue(queue_name(ORCHESTRATOR))),
+                "queue": self._queue(queue_name(ORCHESTRATOR), default_queue),
                 "root_id": root_id,
                 "argsrepr": "()",
                 "kwargsrepr": repr(kwargs),
@@ -87,7 +87,7 @@ class Compiler:
             info.type,
             kwargs=task_payload(info),
             options={
-                "queue": self._queue(capability_queue(queue_name(capability, info.type))),
+                "queue": self._queue(queue_name(capability, info.type), capability_queue),
                 "task_id": info.id,
                 "root_id": info.job_id,
                 "priority": to_priority(info.priority),
