@@ -17,7 +17,8 @@ from time import time
 from typing import Any, Protocol
 
 from kombu.transport import redis as kombu_redis
-from kombu.utils.json import dumps
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
 
 from avtomatika.jobs import Message
 from avtomatika.settings import Settings, get_settings
@@ -27,6 +28,33 @@ logger = logging.getLogger(__name__)
 PRIORITY_STEPS = list(range(10))
 SEPARATOR = "\x06\x16"  # kombu's, between a queue's name and its priority step
 TOUCH_SECONDS = 20.0
+BATCH = 16
+
+#: Moves up to ARGV[1] messages from the lists KEYS[3..], in that order, to the unacknowledged, as kombu records them.
+FETCH = """
+local out, left = {}, tonumber(ARGV[1])
+for k = 3, #KEYS do
+  while left > 0 do
+    local item = redis.call('RPOP', KEYS[k])
+    if not item then break end
+    local readable, message = pcall(cjson.decode, item)
+    local properties = readable and type(message) == 'table' and message['properties']
+    local info = properties and properties['delivery_info']
+    if not info or not properties['delivery_tag'] then
+      redis.call('RPUSH', KEYS[k], item) -- nothing of kombu's: the ordinary fetch says so
+      left = 0
+      break
+    end
+    local place = ',' .. cjson.encode(info['exchange']) .. ',' .. cjson.encode(info['routing_key']) .. ']'
+    redis.call('ZADD', KEYS[2], ARGV[2], properties['delivery_tag'])
+    redis.call('HSET', KEYS[1], properties['delivery_tag'], '[' .. item .. place)
+    out[#out + 1] = KEYS[k]
+    out[#out + 1] = item
+    left = left - 1
+  end
+end
+return out
+"""
 RESTORE_INTERVAL_SECONDS = 5.0
 
 
@@ -85,6 +113,9 @@ class Gate(Protocol):
     def stands_back(self) -> bool:
         """Whether the other channels come first for now."""
 
+    def batch(self) -> int:
+        """How many more messages may be taken along with the one that has just come."""
+
     def keeps(self, message: Any) -> bool:
         """Whether this unacknowledged message belongs to running work and must not be handed back."""
 
@@ -110,6 +141,12 @@ class QoS(kombu_redis.QoS):
         else:
             with self.channel.conn_or_acquire(client) as client:
                 yield client.pipeline(transaction=False)
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if self.channel.recorded:
+            self._quick_append(delivery_tag, message)
+        else:
+            super().append(message, delivery_tag)
 
     def held(self) -> list[str]:
         """Tags delivered and neither acknowledged nor rejected yet."""
@@ -178,6 +215,7 @@ class Channel(kombu_redis.Channel):
     unacked_mutex_expire = 30  # a sweeper that died holds up the others for no longer
 
     _commands: Any = None
+    recorded = False  # what is being delivered is in the unacknowledged already
 
     @cached_property
     def visibility_timeout(self) -> float:
@@ -209,7 +247,30 @@ class Channel(kombu_redis.Channel):
             raise
         if self.gate is not None:
             self.gate.fetched(True)
+            self._fetch_more(self.gate.batch())
         return found
+
+    @cached_property
+    def _fetch_script(self) -> Any:
+        return self.client.register_script(FETCH)
+
+    def _fetch_more(self, count: int) -> None:
+        """Takes what else is waiting, each recorded as unacknowledged in the same call as it leaves its queue."""
+        count = min(count, BATCH)
+        if count < 1 or self.closed or self._closing:
+            return
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        keys = [self._q_for_pri(queue, step) for step in self.priority_steps for queue in queues]
+        with self.conn_or_acquire() as client:
+            replies = self._fetch_script(
+                keys=[self.unacked_key, self.unacked_index_key, *keys], args=[count, time()], client=client
+            )
+        for key, item in zip(replies[::2], replies[1::2], strict=True):
+            self.recorded = True
+            try:
+                self.connection._deliver(loads(bytes_to_str(item)), bytes_to_str(key).rsplit(self.sep, 1)[0])
+            finally:
+                self.recorded = False
 
     def close(self) -> None:
         # The reply of a fetch in flight may hold a message that Redis has popped already; without a consumer it is handed

@@ -127,6 +127,10 @@ class Lane:
             return SHORTEST_FETCH_SECONDS
         return max(SHORTEST_FETCH_SECONDS, FETCH_SECONDS / (len(waiting) + 1))
 
+    def batch(self) -> int:
+        """Only the orchestrator takes several messages at once. A task is fetched by itself: another worker may be free, too."""
+        return 0 if self.counted else self.limit - len(self.slots)
+
     def keeps(self, message: Any) -> bool:
         """Whether a message must not be handed back when its channel closes: it runs on, or has ended unacknowledged."""
         slot = getattr(message, "slot", None)
