@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery import Celery
 from celery.canvas import Signature
+from celery.signals import after_task_publish, before_task_publish
 from kombu.serialization import dumps
 
-from avtomatika.jobs import JSON, Message
+from avtomatika.jobs import JSON, Message, new_id
 
 #: Header with the time of the last publish, in seconds: the age of a queue's oldest message tells whether an older one is lost.
 PUBLISHED_AT = "avtomatika_at"
@@ -70,22 +72,65 @@ def prepare(
 ) -> Message:
     """The message that `signature.apply_async()` would publish; `then` is the rest of its chain.
 
-    Celery's own path is taken (routes, headers, before_task_publish and after_task_publish), only the last step is not.
+    Celery's own path is taken (routes, headers, before_task_publish and after_task_publish), only the last step is not; where
+    nobody listens to those signals, what it made for a task and a queue is the template of the next such message.
     """
+    rest = [then] if then is not None else None
+    usual = signature.options.keys() <= _USUAL and not before_task_publish.receivers and not after_task_publish.receivers
+    templates = _templates.setdefault(app, {})
+    place = (signature.task, signature.options.get("queue"))
+    if usual and place in templates:
+        message = _from_template(templates[place], signature, rest)
+    else:
+        message = _by_celery(app, signature, rest)
+        if usual:
+            own = signature.options.get("headers") or {}
+            shared = {name: value for name, value in message["headers"].items() if name not in own}
+            templates[place] = {**message, "headers": shared}
+    return Message(
+        **{**message, "headers": {**message["headers"], PUBLISHED_AT: now}}, priority=priority, declare=declare, key=key
+    )
+
+
+def _by_celery(app: Celery, signature: Signature, chain: list[Signature] | None) -> JSON:
     producer = CapturingProducer()
-    options = dict(signature.options)
     app.send_task(
         signature.task,
         args=signature.args,
         kwargs=signature.kwargs,
         producer=producer,
-        chain=[then] if then is not None else None,
+        chain=chain,
         add_to_parent=False,
-        **options,
+        **signature.options,
     )
-    message = producer.captured
-    message["headers"][PUBLISHED_AT] = now
-    return Message(**message, priority=priority, declare=declare, key=key)
+    return producer.captured
+
+
+#: Options that change nothing in a message but what `_from_template` sets anew.
+_USUAL = frozenset({"queue", "task_id", "root_id", "priority", "headers", "argsrepr", "kwargsrepr"})
+_templates: WeakKeyDictionary[Celery, dict[tuple[str, str | None], JSON]] = WeakKeyDictionary()
+
+
+def _from_template(template: JSON, signature: Signature, chain: list[Signature] | None) -> JSON:
+    """The message as Celery made the last one of this task for this queue, with this one's ids and body.
+
+    What routes, task options and settings decide is the same for both, and most of the time to make a message goes there.
+    """
+    options = signature.options
+    task_id = options.get("task_id") or new_id()
+    _, _, body = dumps(
+        [signature.args, signature.kwargs, {"callbacks": None, "errbacks": None, "chain": chain, "chord": None}], "json"
+    )
+    headers = {
+        **template["headers"],
+        "id": task_id,
+        "root_id": options.get("root_id") or task_id,
+        "argsrepr": options.get("argsrepr"),
+        "kwargsrepr": options.get("kwargsrepr"),
+        **(options.get("headers") or {}),
+    }
+    properties = {**template["properties"], "correlation_id": task_id}
+    return {**template, "body": body, "headers": headers, "properties": properties}
 
 
 def published_again(message: Message, now: float) -> Message:

@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 from celery.canvas import Signature, _chain
 from celery.canvas import _chord as Chord
+from celery.signals import before_task_publish
 from kombu import Queue
 
 from avtomatika.broker.messages import PUBLISHED_AT, prepare, published_again
@@ -328,3 +329,33 @@ def test_a_message_published_again_differs_by_its_time_only(compiler: Compiler) 
     assert again.headers == {**message.headers, PUBLISHED_AT: NOW + 5}
     assert message.headers[PUBLISHED_AT] == NOW
     assert (again.body, again.key, again.queue) == (message.body, message.key, message.queue)
+
+
+def test_the_second_message_of_a_task_differs_from_the_first_in_its_ids_and_body_alone() -> None:
+    """The first is made on Celery's way, the second from what that gave."""
+    app = Celery("twice", set_as_current=False, broker="memory://")
+    compiler = Compiler(app)
+    one, two = (TaskInfo(new_id(), new_id(), "resize", {"n": n}, {}, priority=3) for n in (1, 2))
+    first, second = compiler.task_message(one, "cpu", 1.0).to_dict(), compiler.task_message(two, "cpu", 1.0).to_dict()
+
+    for message, info in ((first, one), (second, two)):
+        text = json.dumps(message).replace(info.id, "TASK").replace(info.job_id, "JOB")
+        message.update(json.loads(text.replace(f'\\"n\\": {info.params["n"]}', "N")))
+
+    assert second == first
+
+
+def test_whoever_listens_to_publishing_sees_every_message() -> None:
+    seen = []
+
+    def listen(sender: str, **_: object) -> None:
+        seen.append(sender)
+
+    before_task_publish.connect(listen)
+    try:
+        compiler = Compiler(Celery("heard", set_as_current=False, broker="memory://"))
+        for version in range(3):
+            compiler.step_message("job", version, 1.0)
+    finally:
+        before_task_publish.disconnect(listen)
+    assert seen == ["avtomatika.step"] * 3
