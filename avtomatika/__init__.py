@@ -10,8 +10,10 @@ __version__ = "0.1.0"
 _NAMES = {
     "ActionFactory": "avtomatika.blueprint.actions",
     "Blueprint": "avtomatika.blueprint.blueprint",
+    "Candidate": "avtomatika.state.base",
     "InvalidInputError": "avtomatika.errors",
     "JobContext": "avtomatika.blueprint.context",
+    "ModelCache": "avtomatika.worker.models",
     "PermanentError": "avtomatika.errors",
     "Result": "avtomatika.jobs",
     "RetryPolicy": "avtomatika.jobs",
@@ -19,13 +21,16 @@ _NAMES = {
     "TaskError": "avtomatika.errors",
     "TransientError": "avtomatika.errors",
     "Worker": "avtomatika.worker.sdk",
+    "strategy": "avtomatika.engine.strategies",
 }
 
 __all__ = [
     "ActionFactory",
     "Blueprint",
+    "Candidate",
     "InvalidInputError",
     "JobContext",
+    "ModelCache",
     "PermanentError",
     "Result",
     "RetryPolicy",
@@ -34,6 +39,7 @@ __all__ = [
     "TransientError",
     "Worker",
     "__version__",
+    "strategy",
 ]
 
 
@@ -53,6 +59,9 @@ if TYPE_CHECKING:
     from avtomatika.blueprint.actions import ActionFactory
     from avtomatika.blueprint.blueprint import Blueprint, StateMachineBlueprint
     from avtomatika.blueprint.context import JobContext
+    from avtomatika.engine.strategies import strategy
     from avtomatika.errors import InvalidInputError, PermanentError, TaskError, TransientError
     from avtomatika.jobs import Result, RetryPolicy
+    from avtomatika.state.base import Candidate
+    from avtomatika.worker.models import ModelCache
     from avtomatika.worker.sdk import Worker

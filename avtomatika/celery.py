@@ -24,7 +24,7 @@ from avtomatika.logs import use_format
 from avtomatika.runtime import Runtime, pin_declared
 from avtomatika.settings import Settings, get_settings
 from avtomatika.worker import runner
-from avtomatika.worker.presence import Presence
+from avtomatika.worker.presence import Arrival, Presence
 from avtomatika.worker.sdk import declared
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def make_app(settings: Settings) -> Celery:
         made.conf.update({k: v for k, v in vars(config).items() if k.islower() and not k.startswith("_")})
     made.runtime = Runtime(made, settings)
     engine_tasks.register(made, made.runtime)
-    made.steps["consumer"].add(CapabilityConsumerStep)
+    made.steps["consumer"].update((CapabilityConsumerStep, Arrival))
     made.steps["worker"].add(Presence)
     return made
 

@@ -12,7 +12,14 @@ from celery.canvas import Signature
 from kombu import Queue
 
 from avtomatika.broker.messages import prepare
-from avtomatika.broker.queues import ORCHESTRATOR, capability_queue, default_queue, queue_name
+from avtomatika.broker.queues import (
+    ORCHESTRATOR,
+    capability_queue,
+    default_queue,
+    direct_queue,
+    direct_queue_name,
+    queue_name,
+)
 from avtomatika.jobs import JSON, Message, TaskInfo
 
 STEP = "avtomatika.step"
@@ -78,16 +85,24 @@ class Compiler:
     def child_ended(self, parent_id: str, child_id: str) -> Signature:
         return self._control(CHILD_ENDED, parent_id, job_id=parent_id, child_id=child_id)
 
-    def task(self, info: TaskInfo, capability: str | None) -> Signature:
-        """The signature of one attempt: routing key, headers, ids, attempt and priority are all in it."""
+    def task(self, info: TaskInfo, capability: str | None, worker_id: str | None = None) -> Signature:
+        """The signature of one attempt: routing key, headers, ids, attempt and priority are all in it.
+
+        Args:
+            worker_id: the worker that it was picked for, whose direct queue it goes to.
+        """
         if info.is_plain:
             return self._plain_task(info)
         assert capability is not None, "a task without a capability waits in the store; it is not compiled"
+        if worker_id is None:
+            queue = self._queue(queue_name(capability, info.type), capability_queue)
+        else:
+            queue = self._queue(direct_queue_name(worker_id, capability), direct_queue)
         return self.app.signature(
             info.type,
             kwargs=task_payload(info),
             options={
-                "queue": self._queue(queue_name(capability, info.type), capability_queue),
+                "queue": queue,
                 "task_id": info.id,
                 "root_id": info.job_id,
                 "priority": to_priority(info.priority),
@@ -138,12 +153,13 @@ class Compiler:
     def child_message(self, parent_id: str, child_id: str, now: float) -> Message:
         return self.message(self.child_ended(parent_id, child_id), now, key=child_key(child_id))
 
-    def task_message(self, info: TaskInfo, capability: str | None, now: float) -> Message:
-        """The prepared message of one attempt, with its resume behind it."""
-        first, then = self.task(info, capability), self.resume(info.job_id, info.id, info.fanout_id)
+    def task_message(self, info: TaskInfo, capability: str | None, now: float, worker_id: str | None = None) -> Message:
+        """The prepared message of one attempt, with its resume behind it; for one worker's direct queue where it is named."""
+        first, then = self.task(info, capability, worker_id), self.resume(info.job_id, info.id, info.fanout_id)
         if info.is_plain:
             return prepare(self.app, first, now, then=then, declare="nothing")
-        return prepare(self.app, first, now, then=then, priority=to_priority(info.priority))
+        declare = "capability" if worker_id is None else "direct"
+        return prepare(self.app, first, now, then=then, priority=to_priority(info.priority), declare=declare)
 
 
 def task_payload(info: TaskInfo) -> JSON:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from avtomatika.records import Limit as Limit
 from avtomatika.records import Message as Message
 from avtomatika.records import Timer as Timer
 from avtomatika.records import WorkerRecord as WorkerRecord
@@ -52,6 +53,7 @@ class TaskState(StrEnum):
 
     UNROUTED = "unrouted"  # no worker has named the task yet: it waits in the store, not in a queue
     DELAYED = "delayed"  # it is tried again once its timer is due
+    WAITING = "waiting"  # it waits in the store: for its turn, for a limit, or for a worker that suits it
     DISPATCHED = "dispatched"  # its message is on the broker (or in the outbox)
     CLAIMED = "claimed"  # a worker runs it
     DONE = "done"  # the worker has reported; the orchestrator has not taken the result yet
@@ -69,6 +71,9 @@ class TaskInfo:
         queue: set for a plain Celery task: the queue (or "" where task_routes decides) that its message goes to.
         timeout_seconds: from the claim; None means WORKER_TIMEOUT_SECONDS.
         deaths: how many workers died under earlier attempts; counted apart from retries.
+        limits: the keys whose limits it counts against, with their names filled in.
+        fairness_key, fairness_weight: whose turn it takes while tasks wait, and how big that one's share is.
+        avoid: ids of workers that failed it or did not take it; another one is preferred.
     """
 
     id: str
@@ -87,6 +92,10 @@ class TaskInfo:
     dispatch_strategy: str = "default"
     resource_requirements: JSON | None = None
     max_cost: float | None = None
+    limits: tuple[Limit, ...] = ()
+    fairness_key: str = ""
+    fairness_weight: float = 1.0
+    avoid: tuple[str, ...] = ()
     deaths: int = 0
     tracing_context: JSON = field(default_factory=dict)
     created_at: float = 0.0
@@ -96,35 +105,63 @@ class TaskInfo:
         """Whether this is a plain Celery task, not written with the SDK: nobody claims it."""
         return self.queue is not None
 
-    def again(self, *, died: bool = False, now: float | None = None) -> TaskInfo:
-        """The next attempt of the same task, under a new id."""
+    @property
+    def needs_pick(self) -> bool:
+        """Whether a worker has to be chosen for it; else whoever is free first may take it from the capability's queue."""
+        return not self.is_plain and (
+            self.dispatch_strategy != "default" or bool(self.resource_requirements) or self.max_cost is not None
+        )
+
+    def again(self, *, died: bool = False, now: float | None = None, avoid: str | None = None) -> TaskInfo:
+        """The next attempt of the same task, under a new id; `avoid` is the worker that it should rather not meet again."""
         return replace(
             self,
             id=new_id(),
             attempt=self.attempt + 1,
             deaths=self.deaths + (1 if died else 0),
+            avoid=(*self.avoid, avoid) if avoid and avoid not in self.avoid else self.avoid,
             created_at=time.time() if now is None else now,
         )
 
     def to_dict(self) -> JSON:
         out = {name: getattr(self, name) for name in self.__slots__}
         out["retries"] = self.retries.to_dict()
+        out["limits"] = [[limit.key, limit.count, limit.seconds] for limit in self.limits]
         return out
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TaskInfo:
         fields = dict(value)
         fields["retries"] = RetryPolicy(**fields.get("retries") or {})
+        fields["limits"] = tuple(Limit(*limit) for limit in fields.get("limits") or ())
+        fields["avoid"] = tuple(fields.get("avoid") or ())
         return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
 class FanOut:
-    """A job waits for the branches of one fan-out; which are done is kept beside the record, not in it."""
+    """A job waits for the branches of one fan-out; which are done is kept beside the record, not in it.
+
+    Attributes:
+        need: the verdict is clear once so many branches have succeeded; None waits for all of them.
+        may_fail: the verdict is clear, and bad, once more than so many have failed; None lets any number fail.
+        deadline_at: the verdict is found at this time with what has come.
+        on_failure: the policy as it was declared, for people.
+        failure_state: where a bad verdict leads; None fails the job.
+        max_concurrency: how many of the branches may run at once; None means any number.
+        settled: the verdict was good before all branches had ended: the others were dropped, and the aggregator is about to run.
+    """
 
     id: str
     aggregate_into: str
     total: int
+    need: int | None = None
+    may_fail: int | None = None
+    deadline_at: float | None = None
+    on_failure: str = "collect"
+    failure_state: str | None = None
+    max_concurrency: int | None = None
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

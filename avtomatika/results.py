@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from avtomatika.errors import ErrorCode
+
 JSON = dict[str, Any]
 
 #: What a job says that failed since an attempt did not end in time.
@@ -79,6 +81,31 @@ class Result:
         if data is not None and not isinstance(data, Mapping):
             data = {"result": data}
         return cls(str(value["status"]), dict(data or {}), parsed)
+
+
+#: Outcome of an attempt whose result came when the attempt was over.
+LATE = "late"
+#: Outcome of an attempt whose worker died.
+LOST = "lost"
+
+_CLASSES = {
+    "": "transient",
+    ErrorCode.TRANSIENT: "transient",
+    ErrorCode.PERMANENT: "permanent",
+    ErrorCode.INVALID_INPUT: "invalid_input",
+}
+
+
+def outcome_of(result: Result) -> str:
+    """What a result says of the worker that reported it: a class for its reputation.
+
+    ``success``, ``status`` (one of the task's own), ``transient``, ``permanent``, ``invalid_input``, ``failure`` (a code of the
+    task's own), ``timeout`` or ``cancelled``.
+    """
+    if result.status == Result.FAILURE:
+        return _CLASSES.get(result.error.code if result.error is not None else "", Result.FAILURE)
+    known = (Result.SUCCESS, Result.TIMEOUT, Result.CANCELLED)
+    return result.status if result.status in known else "status"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ import logging
 import os
 import threading
 from collections.abc import Coroutine
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from celery import Celery
 
 from avtomatika.blueprint.registry import BlueprintRegistry
+from avtomatika.broker.control import tell_stops
 from avtomatika.broker.publisher import Publisher
 from avtomatika.broker.redis import prepare_push
 from avtomatika.compiler import Compiler
@@ -23,6 +24,7 @@ from avtomatika.jobs import new_id
 from avtomatika.loops import new_event_loop
 from avtomatika.settings import Settings
 from avtomatika.state.redis import RedisStore, connect
+from avtomatika.worker.hotcache import hot_cache
 from avtomatika.worker.sdk import declared
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Runtime:
         self.settings = settings
         self.boot_id = new_id()
         self.worker_id = ""
-        self.hot_cache: set[str] = set()
+        self.hot_cache = hot_cache()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._forget)
@@ -104,6 +106,7 @@ class Runtime:
             blueprints=self.blueprints,
             settings=self.settings,
             boot_id=self.boot_id,
+            stop=partial(tell_stops, self.app),
         )
 
     @property

@@ -9,7 +9,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from avtomatika.errors import ConfigurationError
 
@@ -34,6 +40,11 @@ class Settings(BaseSettings):
     queue_prefix: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
     plain_result_backend: SecretStr | None = None
 
+    # What this worker is
+    worker_cost_per_second: float = Field(0, ge=0)
+    worker_resources: dict[str, Any] = Field(default_factory=dict)
+    worker_installed_models: tuple[str, ...] = ()
+
     # Who may come in
     client_token: SecretStr | None = None
 
@@ -45,6 +56,8 @@ class Settings(BaseSettings):
     retry_backoff_seconds: float = Field(1, ge=0)
     watcher_interval_seconds: float = Field(20, gt=0)
     claim_grace_seconds: float = Field(10, gt=0)
+    warm_grace_seconds: float = Field(30, ge=0)
+    reputation_interval_seconds: float = Field(60, gt=0)
     shutdown_grace_seconds: float = Field(8, ge=0)
     job_retention_seconds: float = Field(7 * 24 * 3600, gt=0)
     visibility_timeout_seconds: float = Field(180, ge=30)
@@ -126,6 +139,9 @@ def read_settings(**overrides: Any) -> Settings:
             f"{'.'.join(str(part) for part in e['loc']).upper().rstrip('_')}: {e['msg']}" for e in exc.errors(include_input=False)
         ]
         raise ConfigurationError("settings do not fit:\n  " + "\n  ".join(lines)) from None
+    except SettingsError as exc:
+        cause = exc.__cause__
+        raise ConfigurationError(f"settings do not fit:\n  {exc}" + (f": {cause}" if cause else "")) from None
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ import sys
 ALL = {
     "engine": "Jobs of one and three steps, beside bare Celery",
     "slot_refill": "How long a free gpu slot stays empty under load",
+    "dispatch": "Choosing a worker among 10 and among 1,000",
     "demo_scaling": "The demo with twice as many workers",
 }
 

@@ -69,7 +69,7 @@ async def _create(
 
 async def show_job(request: web.Request) -> web.Response:
     job = await _own_job(request)
-    return answer(await job_view(job, request.app[SERVICE].store))
+    return answer(await job_view(job, request.app[SERVICE]))
 
 
 async def list_jobs(request: web.Request) -> web.Response:
@@ -135,7 +135,9 @@ async def blueprint_graph(request: web.Request) -> web.Response:
 
 
 async def list_workers(request: web.Request) -> web.Response:
-    return answer([worker_view(record) for record in await live_workers(request)])
+    records = await live_workers(request)
+    reputations = await request.app[SERVICE].store.reputations([record.id for record in records])
+    return answer([worker_view(record, reputations.get(record.id)) for record in records])
 
 
 async def dashboard(request: web.Request) -> web.Response:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
+from avtomatika.blueprint.options import CHECKS, FailurePolicy, count, failure_policy, json_object, name, seconds, to_states
 from avtomatika.errors import HandlerError
-from avtomatika.jobs import JSON, RetryPolicy
+from avtomatika.jobs import JSON, Limit, RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class DispatchTask:
         type: the task's name.
         transitions: result status -> state.
         queue: set to send a plain Celery task to this queue; None lets `task_routes` decide whether it is one.
+        limits: what it counts against; the placeholders in their keys are filled when the task is dispatched.
+        fairness_key: whose turn it takes while tasks wait; None means the client's name.
     """
 
     type: str
@@ -38,14 +41,27 @@ class DispatchTask:
     priority: float = 0.0
     queue: str | None = None
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+    limits: tuple[Limit, ...] = ()
+    fairness_key: str | None = None
+    fairness_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchParallel:
-    """Give many tasks to workers; once all have ended, the aggregator of a state gets their results."""
+    """Give many tasks to workers; once the verdict on them is clear, the aggregator of a state gets their results.
+
+    Attributes:
+        max_concurrency: how many of them run at once; None means any number.
+        deadline_seconds: when the verdict is found with what has come; None waits as long as it takes.
+        failure_state: where a bad verdict leads; None fails the job.
+    """
 
     tasks: tuple[DispatchTask, ...]
     aggregate_into: str
+    max_concurrency: int | None = None
+    on_failure: FailurePolicy = field(default_factory=FailurePolicy)
+    deadline_seconds: float | None = None
+    failure_state: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +83,6 @@ class AwaitApproval:
 
 
 Action = TransitionTo | DispatchTask | DispatchParallel | RunBlueprint | AwaitApproval
-
-_BRANCH_OPTIONS = {f.name for f in fields(DispatchTask)} - {"type", "params", "transitions"}
 
 
 class ActionFactory:
@@ -93,7 +107,7 @@ class ActionFactory:
 
     def transition_to(self, state: str) -> None:
         """Goes on with another state, without a trip over the broker."""
-        self._decide(TransitionTo(_name("state", state)))
+        self._decide(TransitionTo(name("state", state)))
 
     def dispatch_task(
         self,
@@ -109,6 +123,9 @@ class ActionFactory:
         dispatch_timeout_seconds: float | None = None,
         queue: str | None = None,
         retries: RetryPolicy | None = None,
+        limits: Mapping[str, int | str] | None = None,
+        fairness_key: str | None = None,
+        fairness_weight: float = 1.0,
     ) -> None:
         """Gives a task to a worker.
 
@@ -116,36 +133,64 @@ class ActionFactory:
             task_type: the task's name, or the full name of a plain Celery task.
             params: JSON; for a plain Celery task its keyword arguments.
             transitions: result status -> state, e.g. ``{"success": "resize", "failure": "failed"}``.
+            dispatch_strategy: which of the workers that suit it gets it.
+            resource_requirements: what its worker must have: numbers are least amounts, texts are matched, lists are subsets,
+                e.g. ``{"gpu_info": {"vram_gb": 24}, "installed_models": ["sd15"]}``.
             timeout_seconds: of the execution, from the claim; None means WORKER_TIMEOUT_SECONDS.
+            max_cost: the most that a second of it may cost on its worker.
             priority: 0..10, highest first.
             dispatch_timeout_seconds: of the wait before it; None means none.
             queue: sends a plain Celery task there.
+            limits: key -> how many tasks of that key run at once (5), or start in a time ("60/min"); see `avtomatika.limits`.
+            fairness_key: whose turn it takes while tasks wait; None means the client's name.
+            fairness_weight: the size of that one's share; 2 gets twice what 1 gets.
         """
-        self._decide(
-            DispatchTask(
-                type=_name("task_type", task_type),
-                params=_object("params", params),
-                transitions=_transitions(transitions),
-                dispatch_strategy=dispatch_strategy,
-                resource_requirements=dict(resource_requirements) if resource_requirements is not None else None,
-                timeout_seconds=_seconds("timeout_seconds", timeout_seconds),
-                dispatch_timeout_seconds=_seconds("dispatch_timeout_seconds", dispatch_timeout_seconds),
-                max_cost=max_cost,
-                priority=_priority(priority),
-                queue=queue,
-                retries=retries or RetryPolicy(),
-            )
-        )
+        options = {
+            "dispatch_strategy": dispatch_strategy,
+            "resource_requirements": resource_requirements,
+            "timeout_seconds": timeout_seconds,
+            "max_cost": max_cost,
+            "priority": priority,
+            "dispatch_timeout_seconds": dispatch_timeout_seconds,
+            "queue": queue,
+            "retries": retries,
+            "limits": limits,
+            "fairness_key": fairness_key,
+            "fairness_weight": fairness_weight,
+        }
+        self._decide(_task(f"dispatch_task({task_type!r}): ", task_type, params, transitions, options))
 
-    def dispatch_parallel(self, tasks: Sequence[Mapping[str, Any]], aggregate_into: str) -> None:
+    def dispatch_parallel(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        aggregate_into: str,
+        max_concurrency: int | None = None,
+        on_failure: str | Mapping[str, float] = "collect",
+        deadline_seconds: float | None = None,
+        failure_state: str | None = None,
+    ) -> None:
         """Gives many tasks to workers and joins them.
 
         Args:
             tasks: each names its task by ``task_type`` or ``type``, with ``params`` and any option of `dispatch_task`.
             aggregate_into: the state whose aggregator gets ``aggregation_results``, {task_id: result envelope}.
+            max_concurrency: how many of them run at once; None means any number.
+            on_failure: ``"collect"`` joins whatever comes; ``"fail_fast"`` ends the fan-out with the first branch that failed for
+                good; ``{"at_least": k}`` joins as soon as k have succeeded; ``{"tolerate": 0.1}`` lets a tenth of them fail.
+            deadline_seconds: from now on; then the verdict is found with what has come.
+            failure_state: where a bad verdict leads; None fails the job.
         """
         branches = tuple(_branch(index, task) for index, task in enumerate(tasks))
-        self._decide(DispatchParallel(branches, _name("aggregate_into", aggregate_into)))
+        self._decide(
+            DispatchParallel(
+                branches,
+                name("aggregate_into", aggregate_into),
+                count("max_concurrency", max_concurrency),
+                failure_policy(on_failure, len(branches)),
+                seconds("deadline_seconds", deadline_seconds),
+                None if failure_state is None else name("failure_state", failure_state),
+            )
+        )
 
     def run_blueprint(
         self, blueprint_name: str, initial_data: Mapping[str, Any] | None = None, transitions: Mapping[str, str] | None = None
@@ -153,13 +198,15 @@ class ActionFactory:
         """Runs a child job. Its end resumes this one: ``success``, ``failure`` or ``cancelled``."""
         self._decide(
             RunBlueprint(
-                _name("blueprint_name", blueprint_name), _object("initial_data", initial_data), _transitions(transitions)
+                name("blueprint_name", blueprint_name),
+                json_object("initial_data", initial_data),
+                to_states("transitions", transitions),
             )
         )
 
     def await_human_approval(self, integration: str, message: str, transitions: Mapping[str, str] | None = None) -> None:
         """Asks a person; the decision (``approved``, ``rejected``, any key of transitions) picks the next state."""
-        self._decide(AwaitApproval(_name("integration", integration), str(message), _transitions(transitions)))
+        self._decide(AwaitApproval(name("integration", integration), str(message), to_states("transitions", transitions)))
 
 
 def _describe(action: Action) -> str:
@@ -180,56 +227,30 @@ def _branch(index: int, task: Mapping[str, Any]) -> DispatchTask:
     if not isinstance(task, Mapping):
         raise HandlerError(f"dispatch_parallel: tasks[{index}] is a {type(task).__name__}, not a dict with task_type and params")
     options = dict(task)
-    name = options.pop("task_type", None)
-    name = options.pop("type", name) if name is None else name
+    chosen = options.pop("task_type", None)
+    chosen = options.pop("type", chosen) if chosen is None else chosen
     options.pop("type", None)
-    if name is None:
+    if chosen is None:
         raise HandlerError(f"dispatch_parallel: tasks[{index}] names no task; give it a 'task_type' (or 'type')")
-    params = _object(f"tasks[{index}].params", options.pop("params", None))
     options.pop("transitions", None)  # a branch has none: its result goes to the aggregator
-    unknown = options.keys() - _BRANCH_OPTIONS
+    params = options.pop("params", None)
+    unknown = options.keys() - CHECKS.keys()
     if unknown:
-        raise HandlerError(
-            f"dispatch_parallel: tasks[{index}] has unknown options {sorted(unknown)}; known: {sorted(_BRANCH_OPTIONS)}"
-        )
-    if "priority" in options:
-        options["priority"] = _priority(options["priority"])
-    for option in ("timeout_seconds", "dispatch_timeout_seconds"):
-        _seconds(f"tasks[{index}].{option}", options.get(option))
-    if not isinstance(options.setdefault("retries", RetryPolicy()), RetryPolicy):
-        raise HandlerError(f"tasks[{index}].retries must be a RetryPolicy, not {options['retries']!r}")
-    return DispatchTask(type=_name(f"tasks[{index}].task_type", name), params=params, transitions={}, **options)
+        raise HandlerError(f"dispatch_parallel: tasks[{index}] has unknown options {sorted(unknown)}; known: {sorted(CHECKS)}")
+    return _task(f"dispatch_parallel: tasks[{index}].", chosen, params, None, options)
 
 
-def _name(what: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise HandlerError(f"{what} must be a non-empty string, not {value!r}")
-    return value
-
-
-def _object(what: str, value: Mapping[str, Any] | None) -> JSON:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise HandlerError(f"{what} must be a dict (JSON object), not {type(value).__name__}")
-    return dict(value)
-
-
-def _transitions(value: Mapping[str, str] | None) -> dict[str, str]:
-    out = _object("transitions", value)
-    for status, state in out.items():
-        if not isinstance(status, str) or not isinstance(state, str):
-            raise HandlerError(f"transitions map result statuses to state names; {status!r}: {state!r} does not")
-    return out
-
-
-def _seconds(what: str, value: float | None) -> float | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-        raise HandlerError(f"{what} must be a positive number of seconds, not {value!r}")
-    return value
-
-
-def _priority(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10:
-        raise HandlerError(f"priority goes from 0 to 10, highest first; {value!r} does not fit")
-    return float(value)
+def _task(
+    where: str,
+    task_type: Any,
+    params: Any,
+    transitions: Any,
+    options: Mapping[str, Any],
+) -> DispatchTask:
+    """A task from what was written; HandlerError for the first thing that does not fit."""
+    return DispatchTask(
+        type=name(f"{where}task_type", task_type),
+        params=json_object(f"{where}params", params),
+        transitions=to_states(f"{where}transitions", transitions),
+        **{option: CHECKS[option](where + option, value) for option, value in options.items()},
+    )

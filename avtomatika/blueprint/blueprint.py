@@ -80,7 +80,7 @@ class Blueprint:
         return HandlerDecorator(self, self._state_name(state, "handler_for", site), is_start, is_end, site)
 
     def aggregator_for(self, state: str) -> Callable[[F], F]:
-        """Decorates the handler that gets `aggregation_results` once all branches of a fan-out into this state have ended."""
+        """Decorates the handler that gets `aggregation_results` once the verdict on a fan-out into this state is good."""
         site = caller_site()
         name = self._state_name(state, "aggregator_for", site)
 

@@ -15,6 +15,8 @@ class JobContext:
 
     Attributes:
         aggregation_results: in an aggregator, {task_id: result envelope}; else None.
+        succeeded, failed: in an aggregator, those of them that did, and those that did not; else None.
+        missing: in an aggregator, the ids of the attempts that had not reported when the verdict was found; else None.
     """
 
     job_id: str
@@ -26,3 +28,11 @@ class JobContext:
     data_stores: Any = None
     tracing_context: JSON = field(default_factory=dict)
     aggregation_results: dict[str, JSON] | None = None
+    succeeded: dict[str, JSON] | None = None
+    failed: dict[str, JSON] | None = None
+    missing: list[str] | None = None
+
+    @property
+    def is_aggregation(self) -> bool:
+        """Whether this is the context of an aggregator."""
+        return self.aggregation_results is not None

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from avtomatika.blueprint.actions import ActionFactory
+from avtomatika.blueprint.options import CHECKS, FAN_OUT_CHECKS, failure_policy
 from avtomatika.blueprint.sites import Problem
 from avtomatika.blueprint.source import FunctionNode, Scope, Strings, Table, Target, walk_calls
+from avtomatika.errors import HandlerError
 
 _METHODS = {
     name: tuple(p for p in inspect.signature(getattr(ActionFactory, name)).parameters if p != "self")
@@ -22,7 +27,15 @@ _KINDS = {
     "run_blueprint": "blueprint",
     "await_human_approval": "approval",
 }
+_OPTIONS: dict[str, Mapping[str, Callable[[str, Any], Any]]] = {
+    "dispatch_task": CHECKS,
+    # How many branches there will be is not written down.
+    "dispatch_parallel": {**FAN_OUT_CHECKS, "on_failure": lambda _, value: failure_policy(value, sys.maxsize)},
+}
 _ATTRIBUTES = frozenset(name for name in dir(ActionFactory) if not name.startswith("_"))
+#: The status that leads a fan-out to its failure_state; its other targets, with aggregators, have none.
+FAN_OUT_FAILED = "failure"
+
 # What may be handed `context` or `actions` without being able to decide anything with it.
 _HARMLESS = frozenset({"print", "repr", "str", "len", "type", "isinstance", "id", "bool"})
 _LOGGING = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
@@ -138,6 +151,7 @@ def _decision(call: ast.Call, scope: Scope) -> Decision:
         case "dispatch_parallel":
             names = scope.task_names(_argument(call, method, "tasks"))
             table = _goes(scope.strings(_argument(call, method, "aggregate_into")), call)
+            table |= _fails(call, scope)
         case _:
             names = scope.strings(_argument(call, method, _METHODS[method][0]))
             if _given(call, method, "transitions"):
@@ -154,6 +168,18 @@ def _decision(call: ast.Call, scope: Scope) -> Decision:
 def _goes(states: Strings, call: ast.Call) -> Table:
     rest = (Target(None, None, call.lineno),) if states.open else ()
     return Table((*(Target(None, state, line) for state, line in states.values), *rest))
+
+
+def _fails(call: ast.Call, scope: Scope) -> Table:
+    """Where a fan-out leads that comes to a bad verdict."""
+    node = _argument(call, "dispatch_parallel", "failure_state")
+    if node is None:
+        return Table((Target(FAN_OUT_FAILED, None, call.lineno),) if _is_variadic(call) else ())
+    if isinstance(node, ast.Constant) and node.value is None:
+        return Table()
+    states = scope.strings(node)
+    rest = (Target(FAN_OUT_FAILED, None, node.lineno),) if states.open else ()
+    return Table((*(Target(FAN_OUT_FAILED, state, line) for state, line in states.values), *rest))
 
 
 def _given(call: ast.Call, method: str, name: str) -> bool:
@@ -205,7 +231,22 @@ def _misfits(call: ast.Call, method: str, file: str) -> list[Problem]:
         parameters = inspect.signature(getattr(ActionFactory, method)).parameters
         missing = [n for n in known if parameters[n].default is inspect.Parameter.empty and not _given(call, method, n)]
         problems.extend(Problem(file, call.lineno, f"{method} is called without {name!r}", f"pass {name}=…") for name in missing)
-    return problems
+    return [*problems, *_bad_options(call, method, file)]
+
+
+def _bad_options(call: ast.Call, method: str, file: str) -> Iterator[Problem]:
+    """Options that are written down literally and do not fit; the others are looked at when the action is decided."""
+    for name, check in _OPTIONS.get(method, {}).items():
+        node = _argument(call, method, name)
+        if node is None:
+            continue
+        try:
+            check(name, ast.literal_eval(node))
+        except HandlerError as exc:
+            message, _, fix = str(exc).partition("; ")
+            yield Problem(file, node.lineno, f"{method}: {message}", fix or "correct the value")
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            pass  # not a literal
 
 
 def _known_arguments(name: str, known: tuple[str, ...]) -> str:

@@ -102,7 +102,9 @@ class _Picture:
                     task = self._add(Node(f"d{index}_{position}", name, "task"))
                     self._link(source, task, "parallel", condition, "fan-out")
                     for target in decision.targets:
-                        self._link(task, self._target(target.state), "parallel", "join")
+                        self._link(
+                            task, self._target(target.state), "parallel", "join" if target.status is None else "too many failed"
+                        )
             case "blueprint" | "approval":
                 waiting = self._add(Node(f"d{index}", f"{decision.kind}: {' | '.join(names)}", decision.kind))
                 self._link(source, waiting, decision.kind, condition)

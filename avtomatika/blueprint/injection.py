@@ -1,4 +1,7 @@
-"""How a handler gets its arguments: by name, from the job's context, then state_history, then initial_data."""
+"""How a handler gets its arguments: by name, from the job's context, then state_history, then initial_data.
+
+The context's `succeeded`, `failed` and `missing` are there for aggregators only; elsewhere these are names as any others.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from typing import Any
 from avtomatika.blueprint.context import JobContext
 from avtomatika.errors import HandlerError
 
-CONTEXT_FIELDS = tuple(f.name for f in fields(JobContext))
+AGGREGATION_FIELDS = ("succeeded", "failed", "missing")
+CONTEXT_FIELDS = tuple(f.name for f in fields(JobContext) if f.name not in AGGREGATION_FIELDS)
 _FIELD_SET = frozenset(CONTEXT_FIELDS)
 
 
@@ -51,8 +55,11 @@ class Plan:
         for name in self.fields:
             out[name] = getattr(context, name)
         history, initial = context.state_history, context.initial_data
+        own = AGGREGATION_FIELDS if context.is_aggregation else ()
         for name, has_default in self.data:
-            if name in history:
+            if name in own:
+                out[name] = getattr(context, name)
+            elif name in history:
                 out[name] = history[name]
             elif name in initial:
                 out[name] = initial[name]
@@ -61,7 +68,7 @@ class Plan:
         if self.rest:
             for source in (history, initial):
                 for name, value in source.items():
-                    if name not in _FIELD_SET and name != "context":
+                    if name not in _FIELD_SET and name not in own and name != "context":
                         out.setdefault(name, value)
         return out
 
@@ -102,11 +109,13 @@ def _run(func: Callable[..., Any], arguments: dict[str, Any]) -> Any:
 
 
 def _missing(name: str, who: str, context: JobContext) -> str:
+    known = (*CONTEXT_FIELDS, *(AGGREGATION_FIELDS if context.is_aggregation else ()))
+
     def listed(values: Any) -> str:
         return ", ".join(sorted(map(str, values))) or "nothing"
 
     return (
-        f"{who} asks for {name!r}, which is found nowhere; available are `context`, {', '.join(CONTEXT_FIELDS)}; "
+        f"{who} asks for {name!r}, which is found nowhere; available are `context`, {', '.join(known)}; "
         f"from state_history: {listed(context.state_history)}; from initial_data: {listed(context.initial_data)}. "
         f"Give {name} a default, or let the job or an earlier step provide it"
     )

@@ -164,16 +164,17 @@ def _targets(analysis: Analysis) -> Iterator[Problem]:
             if target.state is None or reading.file is None:
                 continue
             state = analysis.states.get(target.state)
+            joins = decision.kind == "parallel" and target.status is None
             if state is None:
-                yield Problem(reading.file, target.line, *_unknown_state(target.state, decision, analysis))
-            elif decision.kind == "parallel" and state.aggregator is None:
+                yield Problem(reading.file, target.line, *_unknown_state(target.state, joins, analysis))
+            elif joins and state.aggregator is None:
                 yield Problem(
                     reading.file,
                     target.line,
                     f"state {state.name!r} has no aggregator for the results of the fan-out",
                     f"add one with aggregator_for({state.name!r})",
                 )
-            elif decision.kind != "parallel" and not state.step_handlers:
+            elif not joins and not state.step_handlers:
                 yield Problem(
                     reading.file,
                     target.line,
@@ -182,9 +183,9 @@ def _targets(analysis: Analysis) -> Iterator[Problem]:
                 )
 
 
-def _unknown_state(name: str, decision: Decision, analysis: Analysis) -> tuple[str, str]:
+def _unknown_state(name: str, joins: bool, analysis: Analysis) -> tuple[str, str]:
     near = get_close_matches(name, analysis.states, 1)
-    make = "aggregator_for" if decision.kind == "parallel" else "handler_for"
+    make = "aggregator_for" if joins else "handler_for"
     fix = f"did you mean {near[0]!r}? Otherwise" if near else "correct the name, or"
     return f"unknown state {name!r}", f"{fix} add a handler with {make}({name!r})"
 
@@ -293,7 +294,7 @@ def _doubts(reading: Reading) -> Iterator[Problem]:
 
 
 def _states(analysis: Analysis) -> Iterator[Problem]:
-    joins = {t.state for _, d in analysis.decisions() if d.kind == "parallel" for t in d.targets}
+    joins = {t.state for _, d in analysis.decisions() if d.kind == "parallel" for t in d.targets if t.status is None}
     anywhere = any(t.state is None for _, d in analysis.decisions() for t in d.targets)
     for state in analysis.states.values():
         if state.conditional and state.plain is None:

@@ -18,7 +18,14 @@ from celery import bootsteps
 from kombu.common import QoS
 from kombu.utils.encoding import safe_repr
 
-from avtomatika.broker.queues import ORCHESTRATOR, capability_queue, default_queue
+from avtomatika.broker.queues import (
+    ORCHESTRATOR,
+    capability_queue,
+    default_queue,
+    direct_queue,
+    direct_queue_name,
+    is_direct,
+)
 from avtomatika.broker.slots import Lane, Slot, SlotGate
 from avtomatika.settings import get_settings
 from avtomatika.worker.sdk import capabilities_of, declared
@@ -56,12 +63,19 @@ def selected_queues(app: Any) -> list[str] | None:
     return None if queues._consume_from is None else list(queues._consume_from)
 
 
-def make_plan(app: Any, selected: list[str] | None, pool_limit: int) -> Plan:
-    """Capability -> what to consume. A selected name that is no capability is an ordinary Celery queue, a lane of its own."""
+def make_plan(app: Any, selected: list[str] | None, pool_limit: int, worker_id: str) -> Plan:
+    """Capability -> what to consume, the worker's direct queue included.
+
+    A selected name that is no capability is an ordinary Celery queue, a lane of its own.
+    """
     plan: Plan = {}
     for name, capability in capabilities_of(selected).items():
         make = default_queue if name == ORCHESTRATOR else capability_queue
-        plan[name] = Share(capability.limit, {queue: make(queue) for queue in capability.queues}, name != ORCHESTRATOR)
+        queues = {queue: make(queue) for queue in capability.queues}
+        if name != ORCHESTRATOR:
+            direct = direct_queue_name(worker_id, name)
+            queues[direct] = direct_queue(direct)
+        plan[name] = Share(capability.limit, queues, name != ORCHESTRATOR)
     taken = {queue for share in plan.values() for queue in share.queues}
     ordinary = list(app.amqp.queues._default_consume_from) if selected is None and not plan else selected or ()
     for name in ordinary:
@@ -138,7 +152,7 @@ class CapabilityConsumer:
             name = queue.name
             self._plan.setdefault(name, Share(self._pool_limit, ordinary=True))
         else:
-            queue = default_queue(queue.name) if name == ORCHESTRATOR else capability_queue(queue.name)
+            queue = _queue_of_ours(queue.name)
         self._plan[name].queues[queue.name] = queue
         if name not in self._consumers:
             self._open(name)
@@ -273,10 +287,17 @@ def _is_open(channel: Any) -> bool:
     return channel is not None and not getattr(channel, "closed", False) and getattr(channel, "is_open", True)
 
 
+def _queue_of_ours(name: str) -> Any:
+    """As it is declared everywhere: RabbitMQ refuses other arguments."""
+    if name.removeprefix(get_settings().queue_prefix) == ORCHESTRATOR:
+        return default_queue(name)
+    return direct_queue(name) if is_direct(name) else capability_queue(name)
+
+
 def lane_of(queue: str, lanes: Iterable[str]) -> str | None:
     """The lane that a queue belongs to by its name: `<capability>`, `<capability>.<task>` or `worker.<id>.<capability>`."""
     name = queue.removeprefix(get_settings().queue_prefix)
-    direct = name.rpartition(".")[2] if name.startswith("worker.") else ""
+    direct = name.rpartition(".")[2] if is_direct(queue) else ""
     return next((lane for lane in (name, direct, name.partition(".")[0]) if lane in lanes), None)
 
 
@@ -295,7 +316,7 @@ class CapabilityConsumerStep(bootsteps.StartStopStep):
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         super().__init__(c, **kwargs)
-        self.plan = make_plan(c.app, selected_queues(c.app), c.pool.num_processes)
+        self.plan = make_plan(c.app, selected_queues(c.app), c.pool.num_processes, c.hostname)
         self.gate = SlotGate.current = SlotGate(declared().max_concurrent_tasks or None)
         self.consumer: CapabilityConsumer | None = None
         _announce(c.app, self.plan)

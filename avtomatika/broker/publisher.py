@@ -10,7 +10,7 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import LimitExceeded
 
-from avtomatika.broker.queues import capability_queue, default_queue
+from avtomatika.broker.queues import capability_queue, default_queue, direct_queue
 from avtomatika.broker.redis import redis_priority
 from avtomatika.jobs import Message
 from avtomatika.state.base import OutboxStore
@@ -88,6 +88,8 @@ def _publish(producer: Any, message: Message) -> None:
 def _declared(message: Message) -> list[object]:
     if message.declare == "capability":
         return [capability_queue(message.queue)]
+    if message.declare == "direct":
+        return [direct_queue(message.queue)]
     if message.declare == "default":
         return [default_queue(message.queue)]
     return []

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from queue import Empty
-from time import time
+from time import monotonic, time
 from typing import Any, Protocol
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
+from avtomatika.broker.queues import is_direct
 from avtomatika.jobs import Message
 from avtomatika.settings import Settings, get_settings
 
@@ -236,7 +237,23 @@ class Channel(kombu_redis.Channel):
     def _brpop_start(self, timeout: float | None = None) -> None:
         if timeout is None and self.gate is not None:
             timeout = self.gate.fetch_seconds()
-        super()._brpop_start(timeout)
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if queues:
+            self._in_poll = self.client.connection
+            self._brpop_sent_at = monotonic()
+            keys = self._fetch_keys(queues)
+            self.client.connection.send_command("BRPOP", *keys, (self.brpop_timeout if timeout is None else timeout) or 0)
+
+    def _fetch_keys(self, queues: list[str]) -> list[str]:
+        """Highest priority first; but neither the worker's direct queue nor the others twice while the other side has messages.
+
+        What lies in a direct queue was picked for this worker and holds a slot of it by then: it must not wait behind a
+        backlog of higher priority. The queue that was fetched from last is at the end.
+        """
+        last = is_direct(queues[-1])
+        first = [queue for queue in queues if is_direct(queue) != last]
+        second = [queue for queue in queues if is_direct(queue) == last]
+        return [self._q_for_pri(queue, step) for side in (first, second) for step in self.priority_steps for queue in side]
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

@@ -205,6 +205,15 @@ def _card(found: dict[str, Any]) -> Table:
     if task:
         place = f" on {task['worker_id']}" if task.get("worker_id") else ""
         table.add_row("task", Text(f"{task.get('type')}{place}, attempt {task.get('attempt')}"))
+        _add_reason(table, task)
+    waiting = found.get("waiting_for") or {}
+    if waiting.get("kind") == "parallel_tasks":
+        counts = [f"{waiting[name]} {name}" for name in ("done", "failed", "running", "waiting") if waiting.get(name) is not None]
+        table.add_row("branches", Text(f"{', '.join(counts)} of {waiting['total']}"))
+        first = waiting.get("first_waiting")
+        if first:
+            table.add_row("first waiting", Text(f"{first['type']}, branch {first['branch']}"))
+            _add_reason(table, first)
     for name in ("error_message", "parent_job_id"):
         if found.get(name):
             table.add_row(name.replace("_", " "), Text(str(found[name])))
@@ -214,3 +223,20 @@ def _card(found: dict[str, Any]) -> Table:
     table.add_row("created", when(found["created_at"]))
     table.add_row("updated", when(found["updated_at"]))
     return table
+
+
+def _add_reason(table: Table, task: dict[str, Any]) -> None:
+    """Why a task waits, or why the worker that has it was chosen, with the numbers of the pick."""
+    if task.get("why"):
+        table.add_row("why", Text(task["why"]))
+    funnel = task.get("funnel") or task.get("decision")
+    if not funnel:
+        return
+    if not task.get("funnel"):
+        table.add_row("its worker", Text(str(funnel["reason"])))
+    steps = Table(box=None, pad_edge=False, header_style="dim")
+    shown = ("strategy", "known", "idle", "looked_at", "resources", "cost", "chosen")
+    for name in shown:
+        steps.add_column(name.replace("_", " "))
+    steps.add_row(*(Text("" if funnel[name] is None else str(funnel[name])) for name in shown))
+    table.add_row("funnel", steps)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from avtomatika.compiler import Compiler, child_key
 from avtomatika.jobs import JSON, Event, FanOut, Job, JobStatus, Message, TaskInfo, TaskState, Timer, Waiting
-from avtomatika.state.base import Commit, NewTask
+from avtomatika.state.base import Commit, Entry, NewTask
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Draft:
     tasks: list[NewTask] = field(default_factory=list)
     children: list[Commit] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
+    drop_timers: list[str] = field(default_factory=list)
     drop_tasks: list[str] = field(default_factory=list)
     drop_branches: bool = False
 
@@ -42,6 +44,7 @@ class Draft:
             tasks=list(self.tasks),
             children=list(self.children),
             timers=list(self.timers),
+            drop_timers=list(self.drop_timers),
             drop_tasks=list(self.drop_tasks),
         )
 
@@ -75,15 +78,8 @@ class Draft:
             self.messages.append(self.compiler.child_message(self.job.parent_job_id, self.job.id, self.now))
 
     def task(self, info: TaskInfo, capability: str | None) -> None:
-        """Stores an attempt and publishes it, or lets it wait in the store while nobody has named its capability."""
-        if capability is None and not info.is_plain:
-            self.tasks.append(NewTask(info, TaskState.UNROUTED))
-            return
-        message = self.compiler.task_message(info, capability, self.now)
-        self.messages.append(message)
-        self.tasks.append(NewTask(info, TaskState.DISPATCHED))
-        if info.is_plain and info.timeout_seconds is not None:
-            self.timers.append(Timer("timeout", info.id, self.now + info.timeout_seconds))
+        """Stores an attempt: the store says when its message goes."""
+        self.tasks.append(new_task(info, capability, self.compiler, self.now))
 
     def leave_waiting(self) -> None:
         """Whatever the job waited for is over: its messages and results do nothing from now on."""
@@ -92,6 +88,8 @@ class Draft:
             self.drop_tasks.append(waiting.id)
         elif isinstance(waiting, FanOut):
             self.drop_branches = True
+            if waiting.deadline_at is not None:
+                self.drop_timers.append(deadline_timer(self.job.id, waiting.id, waiting.deadline_at).member)
         elif waiting is not None and hasattr(waiting, "job_id"):
             self.settles += (child_key(waiting.job_id),)
 
@@ -108,10 +106,31 @@ class Draft:
             drop_branches=self.drop_branches,
             children=tuple(self.children),
             timers=tuple(self.timers),
+            drop_timers=tuple(self.drop_timers),
             settles=self.settles,
             boot_id=self.boot_id,
             keep_claim=keep_claim,
         )
+
+
+def deadline_timer(job_id: str, fanout_id: str, due: float) -> Timer:
+    """When the verdict on a fan-out is found with what has come."""
+    return Timer("deadline", f"{job_id}|{fanout_id}", due)
+
+
+def new_task(info: TaskInfo, capability: str | None, compiler: Compiler, now: float) -> NewTask:
+    """An attempt to store; while nobody has named its capability, it can do nothing but wait for that."""
+    if capability is None and not info.is_plain:
+        return NewTask(info, TaskState.UNROUTED)
+    return NewTask(info, entry=entry_of(info, capability, compiler, now))
+
+
+def entry_of(info: TaskInfo, capability: str | None, compiler: Compiler, now: float) -> Entry:
+    """How an attempt waits: for a pick, or for its turn in the capability's queue unless some worker is warm for it."""
+    if info.needs_pick:
+        wishes = [info.dispatch_strategy, info.resource_requirements, info.max_cost]
+        return Entry(signature=json.dumps(wishes, sort_keys=True, separators=(",", ":")))
+    return Entry(compiler.task_message(info, capability, now), unless_warm=not info.is_plain)
 
 
 def new_job_commit(job: Job, compiler: Compiler, now: float) -> Commit:

@@ -6,11 +6,13 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from avtomatika.compiler import aggregate_key, child_key, resume_key, step_key
-from avtomatika.engine.draft import Draft
-from avtomatika.engine.steps import Aggregated, Executor
+from avtomatika.engine.draft import Draft, new_task
+from avtomatika.engine.fanout import Aggregated, Standing, Tally, first_failure, reason_of_failure, standing, tally
+from avtomatika.engine.steps import Executor
 from avtomatika.engine.verdict import Judgement, Verdict, backoff, by_transition, exhausted, judge, judge_branch
 from avtomatika.errors import UnknownJobError, WrongStateError
 from avtomatika.jobs import (
@@ -26,6 +28,7 @@ from avtomatika.jobs import (
     TaskState,
     Timer,
 )
+from avtomatika.results import LOST
 from avtomatika.state.base import BranchOutcome, ClaimOutcome, NewTask
 
 logger = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Engine(Executor):
 
     async def resume(self, job_id: str, task_id: str, envelope: Any, fanout_id: str | None = None) -> None:
         """Takes the result of one attempt."""
+        self.dispatcher.slot_freed()
         meta = envelope.get("meta") if isinstance(envelope, Mapping) else None
         if fanout_id is not None:
             record = await self.store.get_task(task_id) if meta is None else None
@@ -70,12 +74,16 @@ class Engine(Executor):
         judgement = judge(info, result, self.settings.job_max_retries)
         draft.event("task_finished", **_outcome(job, info, result, judgement, meta or {}))
         if judgement.verdict is Verdict.RETRY:
-            await self._retry(draft, info, judgement.reason)
+            await self._retry(draft, info, judgement.reason, (meta or {}).get("worker_id"))
         else:
             await self._follow(draft, judgement, result)
 
     async def aggregate(self, job_id: str, fanout_id: str) -> None:
-        """Runs the aggregator once all branches of a fan-out are done."""
+        """Finds the verdict on a fan-out: the aggregator runs, or the job goes where a bad one leads, or nothing is clear yet.
+
+        What is still out then is dropped, and its workers are told, before the aggregator runs: however long that takes, and
+        however often it is tried, it sees the same results.
+        """
         key = aggregate_key(fanout_id)
         job = await self._claim(job_id, key)
         if job is None:
@@ -84,11 +92,41 @@ class Engine(Executor):
             await self._unclaim(job, key)
             return
         results = await self.store.branches(job_id)
-        if None in results.values():  # too early: the last branch will publish it
-            await self.store.release_job(job_id, self.boot_id)
-            return
-        envelopes = {task_id: result.to_dict() for task_id, result in results.items() if result is not None}
-        await self.run(job, (key,), Aggregated(job.waiting.aggregate_into, envelopes))
+        found = tally(results)
+        match standing(job.waiting, found, self.clock()):
+            case Standing.OPEN:  # too early: the branch that makes it clear will publish it, or the deadline's timer
+                await self.store.release_job(job_id, self.boot_id)
+                return
+            case Standing.BAD:
+                await self._fan_out_failed(self.draft(job, (key,)), job.waiting, found)
+                return
+        aggregated = Aggregated(job.waiting.aggregate_into, results)
+        if found.missing and not job.waiting.settled:
+            draft = self.draft(job)
+            draft.drop_tasks += found.missing
+            draft.event("fan_out_settled", state=job.current_state, next_state=aggregated.state, details=found.counts)
+            draft.set(waiting=replace(job.waiting, settled=True))
+            commit = draft.commit(keep_claim=True)
+            if not await self.commit(commit):
+                return
+            job = commit.job
+        await self.run(job, (key,), aggregated)
+
+    async def _fan_out_failed(self, draft: Draft, fanout: FanOut, found: Tally) -> None:
+        first = ""
+        for event in await self.store.events(draft.job.id) if found.failed else ():
+            if event.event_type == "branch_finished" and event.task_id in found.failed:
+                first = first_failure(str(event.details.get("type") or "a task"), found.failed[event.task_id])
+                break
+        reason = reason_of_failure(fanout, found, first)
+        draft.leave_waiting()
+        draft.drop_tasks += found.missing
+        details = {**found.counts, "reason": reason}
+        draft.event("fan_out_failed", state=draft.job.current_state, next_state=fanout.failure_state, details=details)
+        verdict = Verdict.FAILED if fanout.failure_state is None else Verdict.NEXT
+        await self._follow(
+            draft, Judgement(verdict, fanout.failure_state, reason), Result(Result.FAILURE, {"fan_out": found.counts})
+        )
 
     async def child_ended(self, job_id: str, child_id: str) -> None:
         """Resumes a parent with the end of its child."""
@@ -158,8 +196,7 @@ class Engine(Executor):
         if job is not None and job.status is JobStatus.RUNNING and job.waiting is None:
             known = await self.store.ledger_get(step_key(job_id, job.version))
             message = self.compiler.step_message(job_id, job.version, self.clock()) if known is None else None
-        done = await self.store.release_job(job_id, self.boot_id, message, self.clock())
-        await self.publisher.flush(done.outbox)
+        await self.after(await self.store.release_job(job_id, self.boot_id, message, self.clock()))
 
     async def _claim(self, job_id: str, key: str, version: int | None = None) -> Job | None:
         claim = await self.store.claim_job(job_id, self.boot_id, self.clock(), key, version=version)
@@ -184,9 +221,9 @@ class Engine(Executor):
         draft.end(JobStatus(judgement.verdict.value), judgement.reason)
         await self.commit(draft.commit())
 
-    async def _retry(self, draft: Draft, info: TaskInfo, reason: str | None) -> None:
-        """Another attempt, after a pause, under a new id."""
-        again = info.again(now=draft.now)
+    async def _retry(self, draft: Draft, info: TaskInfo, reason: str | None, worker_id: str | None) -> None:
+        """Another attempt, after a pause, under a new id, by another worker than this one where there is a choice."""
+        again = info.again(now=draft.now, avoid=worker_id)
         wait = backoff(info.retries, info.attempt - info.deaths, self.settings.retry_backoff_seconds)
         draft.set(status=JobStatus.AWAITING_RETRY, waiting=again, retry_count=draft.job.retry_count + 1, error_message=reason)
         draft.event(
@@ -201,16 +238,18 @@ class Engine(Executor):
 
     async def _take_branch(self, job_id: str, fanout_id: str, task_id: str, result: Result, meta: Mapping[str, Any]) -> None:
         key = resume_key(task_id)
-        if result.status == Result.FAILURE:
+        if result.status == Result.FAILURE or "type" not in meta:
             record = await self.store.get_task(task_id)
             if record is None:
                 await self.store.settle([key])
                 return
-            if judge_branch(record.info, result, self.settings.job_max_retries) is Verdict.RETRY:
-                await self._retry_branch(record.info, result, key)
+            info = record.info
+            if judge_branch(info, result, self.settings.job_max_retries) is Verdict.RETRY:
+                await self._retry_branch(info, result, key, meta.get("worker_id"))
                 return
+            meta = {"type": info.type, "attempt": info.attempt, "worker_id": record.worker_id, **meta}
         now = self.clock()
-        details = {"status": result.status, "type": meta.get("type")}
+        details: dict[str, Any] = {"status": result.status, "type": meta.get("type")}
         if result.error is not None:
             details["error"] = result.to_dict()["error"]
         event = Event(
@@ -230,14 +269,16 @@ class Engine(Executor):
             await self.store.settle([key])
         await self.publisher.flush(outbox)
 
-    async def _retry_branch(self, info: TaskInfo, result: Result, key: str) -> None:
+    async def _retry_branch(self, info: TaskInfo, result: Result, key: str, worker_id: str | None) -> None:
         now = self.clock()
-        again = info.again(now=now)
+        again = info.again(now=now, avoid=worker_id)
         wait = backoff(info.retries, info.attempt - info.deaths, self.settings.retry_backoff_seconds)
         event = self.branch_event("branch_retry", again, now, reason=result.error.message if result.error else "")
         timer = Timer("branch", again.id, now + wait)
         done = await self.store.replace_branch_task(info, NewTask(again, TaskState.DELAYED), event, timers=[timer], settles=[key])
-        if not done.applied:
+        if done.applied:
+            await self.after(done)
+        else:
             await self.store.settle([key])
 
     @staticmethod
@@ -252,52 +293,51 @@ class Engine(Executor):
             details={"type": info.type, **details},
         )
 
-    async def attempt_lost(self, info: TaskInfo, reason: str) -> None:
+    async def attempt_lost(self, info: TaskInfo, reason: str, worker_id: str | None = None) -> None:
         """The worker of a claimed attempt is gone: the next attempt is dispatched at once, and deaths are counted.
 
         After more than JOB_MAX_RETRIES deaths the task itself is suspected of killing its workers.
         """
         now = self.clock()
         poison = info.deaths >= self.settings.job_max_retries
-        again = info.again(died=True, now=now)
+        again = info.again(died=True, now=now, avoid=worker_id)
+        if worker_id is not None:
+            await self.store.note_outcome(worker_id, LOST, now)
         if info.branch is not None:
             if poison:
                 result = Result.failure("WORKER_LOST", f"{reason} ({info.deaths + 1} times)")
+                meta = {"attempt": info.attempt, "type": info.type, "worker_id": worker_id}
                 assert info.fanout_id is not None
-                await self._take_branch(info.job_id, info.fanout_id, info.id, result, {"attempt": info.attempt})
+                await self._take_branch(info.job_id, info.fanout_id, info.id, result, meta)
                 return
-            new, message = await self._new_attempt(again, now)
+            new = new_task(again, await self._capability(again), self.compiler, now)
             event = self.branch_event("branch_lost", again, now, reason=reason)
-            done = await self.store.replace_branch_task(info, new, event, message=message)
-            await self.publisher.flush(done.outbox)
+            await self.after(await self.store.replace_branch_task(info, new, event))
             return
+        while not await self._task_lost(info, again, reason, poison):
+            pass  # something else about the job has changed meanwhile
+
+    async def _task_lost(self, info: TaskInfo, again: TaskInfo, reason: str, poison: bool) -> bool:
+        """The same for a single dispatch; false where another change of the job came first."""
         job = await self.store.load(info.job_id)
         if job is None or not isinstance(job.waiting, TaskInfo) or job.waiting.id != info.id:
-            return
-        draft = Draft(job, now, self.compiler)
+            return True
+        draft = Draft(job, self.clock(), self.compiler)
         draft.drop_tasks.append(info.id)
         draft.event("task_lost", state=job.current_state, task_id=info.id, attempt=info.attempt, details={"reason": reason})
-        if poison:
-            judgement = exhausted(info, f"{reason}, {info.deaths + 1} times: does the task kill its worker?")
-            if judgement.verdict is Verdict.NEXT:
-                assert judgement.state is not None
-                draft.set(error_message=judgement.reason)
-                draft.enter(judgement.state)
-                draft.messages.append(self.compiler.step_message(job.id, draft.next_version, now))
-            else:
-                draft.end(JobStatus.QUARANTINED, judgement.reason)
-        else:
+        if not poison:
             draft.set(waiting=again)
             draft.task(again, await self._capability(again))
-        if not await self.commit(draft.commit()):
-            await self.attempt_lost(info, reason)  # something else about the job has changed meanwhile
-
-    async def _new_attempt(self, info: TaskInfo, now: float) -> tuple[NewTask, Any]:
-        capability = await self._capability(info)
-        if capability is None and not info.is_plain:
-            return NewTask(info, TaskState.UNROUTED), None
-        message = self.compiler.task_message(info, capability, now)
-        return NewTask(info, TaskState.DISPATCHED), message
+            return await self.commit(draft.commit())
+        judgement = exhausted(info, f"{reason}, {info.deaths + 1} times: does the task kill its worker?")
+        if judgement.verdict is Verdict.NEXT:
+            assert judgement.state is not None
+            draft.set(error_message=judgement.reason)
+            draft.enter(judgement.state)
+            draft.messages.append(self.compiler.step_message(job.id, draft.next_version, draft.now))
+        else:
+            draft.end(JobStatus.QUARANTINED, judgement.reason)
+        return await self.commit(draft.commit())
 
 
 def _result(envelope: Any, is_plain: bool) -> Result:

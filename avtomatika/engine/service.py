@@ -17,7 +17,7 @@ from avtomatika.engine.steps import start_state
 from avtomatika.errors import WrongStateError
 from avtomatika.jobs import JSON, Client, Job, new_id
 from avtomatika.settings import Settings
-from avtomatika.state.base import Store
+from avtomatika.state.base import Store, TaskRecord
 
 IDEMPOTENCY_SECONDS = 24 * 3600
 
@@ -74,7 +74,7 @@ class Service:
         done = await self.store.commit(new_job_commit(job, self._engine.compiler, now))
         if not done.applied:  # the same idempotent request at the same time
             return await self.store.load(job_id) or job
-        await self._engine.publisher.flush(done.outbox)
+        await self._engine.after(done)
         return job
 
     async def _first(self, client: Client, key: str, job_id: str, request: list[object]) -> str:
@@ -91,7 +91,12 @@ class Service:
         """A person's decision; see Engine.decide."""
         return await self._engine.decide(job_id, decision, comment=comment, who=who)
 
+    async def explain(self, record: TaskRecord) -> JSON:
+        """Why a task waits, as things are now; see Dispatcher.explain."""
+        return await self._engine.dispatcher.explain(record)
+
     async def close(self) -> None:
+        await self._engine.dispatcher.settled()
         await self.store.close()
 
 

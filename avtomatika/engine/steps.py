@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,10 @@ from avtomatika.blueprint.context import JobContext
 from avtomatika.blueprint.registry import BlueprintRegistry
 from avtomatika.broker.publisher import Publisher
 from avtomatika.compiler import Compiler
-from avtomatika.engine.draft import Draft, new_job_commit
+from avtomatika.engine.attempts import assert_plain, first_attempt
+from avtomatika.engine.dispatch import Dispatcher
+from avtomatika.engine.draft import Draft, deadline_timer, new_job_commit
+from avtomatika.engine.fanout import Aggregated, fan_out_of
 from avtomatika.engine.verdict import backoff
 from avtomatika.errors import HandlerError, StoreUnavailableError, UnknownBlueprintError
 from avtomatika.jobs import JSON, Approval, FanOut, Job, JobStatus, RetryPolicy, SubJob, TaskInfo, Timer, new_id
@@ -55,14 +58,6 @@ class Decision:
     duration_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregated:
-    """The results that an aggregator is called with, and its state."""
-
-    state: str
-    results: dict[str, JSON]
-
-
 class Executor:
     """Runs jobs that this process has claimed."""
 
@@ -76,7 +71,12 @@ class Executor:
         settings: Settings,
         boot_id: str,
         clock: Callable[[], float] = time.time,
+        stop: Callable[[Sequence[tuple[str, str]]], Awaitable[None]] | None = None,
     ) -> None:
+        """
+        Args:
+            stop: tells workers, (worker id, task id) each, that what they run is over.
+        """
         self.store = store
         self.compiler = compiler
         self.publisher = publisher
@@ -84,6 +84,10 @@ class Executor:
         self.settings = settings
         self.boot_id = boot_id
         self.clock = clock
+        self._stop = stop
+        self.dispatcher = Dispatcher(
+            store=store, compiler=compiler, publisher=publisher, settings=settings, clock=lambda: self.clock()
+        )
         self._capabilities: dict[str, str] = {}
 
     def draft(self, job: Job, settles: tuple[str, ...] = ()) -> Draft:
@@ -96,8 +100,16 @@ class Executor:
             if commit.boot_id is not None:
                 await self.store.release_job(commit.job.id, commit.boot_id)
             return False
-        await self.publisher.flush(done.outbox)
+        await self.after(done)
         return True
+
+    async def after(self, done: CommitResult) -> None:
+        """What follows from an applied change: messages to publish, tasks to place, workers to stop."""
+        await self.publisher.flush(done.outbox)
+        if done.picks:
+            self.dispatcher.wake(done.picks)
+        if done.stops and self._stop is not None:
+            await self._stop(done.stops)
 
     async def _persist(self, commit: Commit) -> CommitResult:
         """Commits as soon as the store answers: a handler that has run shall not run again because Redis restarts."""
@@ -234,7 +246,7 @@ class Executor:
             client=job.client,
             data_stores=blueprint.data_stores,
             tracing_context=dict(job.tracing_context),
-            aggregation_results=aggregated.results if aggregated is not None else None,
+            **({} if aggregated is None else aggregated.inputs()),
         )
 
     async def _apply(self, draft: Draft, decision: Decision, aggregated: Aggregated | None) -> bool:
@@ -243,7 +255,7 @@ class Executor:
         if aggregated is not None:
             draft.leave_waiting()
             draft.set(current_state=aggregated.state)
-            draft.event("aggregated", state=aggregated.state, duration_ms=decision.duration_ms)
+            draft.event("aggregated", state=aggregated.state, duration_ms=decision.duration_ms, details=aggregated.counts)
         state = draft.changes.get("current_state", draft.job.current_state)
         match decision.action:
             case None:
@@ -270,55 +282,31 @@ class Executor:
     async def _capability(self, info: TaskInfo) -> str | None:
         return None if info.is_plain else await self.capability_of(info.type)
 
-    def _task_info(self, draft: Draft, action: DispatchTask, branch: int | None = None, fanout_id: str | None = None) -> TaskInfo:
-        queue = action.queue
-        if queue is None and self.compiler.is_routed(action.type):
-            queue = ""
-        _assert_plain(f"params of task {action.type!r}", action.params)
-        if action.resource_requirements is not None:
-            _assert_plain(f"resource_requirements of task {action.type!r}", action.resource_requirements)
-        timeout = action.timeout_seconds
-        if timeout is None and queue is not None:
-            timeout = self.settings.worker_timeout_seconds  # nobody claims a plain task: its clock starts here
-        return TaskInfo(
-            id=new_id(),
-            job_id=draft.job.id,
-            type=action.type,
-            params=action.params,
-            transitions=action.transitions,
-            branch=branch,
-            fanout_id=fanout_id,
-            priority=action.priority or draft.job.priority,
-            queue=queue,
-            timeout_seconds=timeout,
-            dispatch_timeout_seconds=action.dispatch_timeout_seconds,
-            retries=action.retries,
-            dispatch_strategy=action.dispatch_strategy,
-            resource_requirements=action.resource_requirements,
-            max_cost=action.max_cost,
-            tracing_context=draft.job.tracing_context,
-            created_at=draft.now,
-        )
+    def _task_info(self, draft: Draft, action: DispatchTask, fanout: FanOut | None = None, branch: int | None = None) -> TaskInfo:
+        is_plain = action.queue is not None or self.compiler.is_routed(action.type)
+        return first_attempt(draft.job, action, draft.now, fanout, branch, is_plain, self.settings.worker_timeout_seconds)
 
     async def _fan_out(self, draft: Draft, action: DispatchParallel, state: str) -> None:
-        fanout = FanOut(new_id(), action.aggregate_into, len(action.tasks))
+        fanout = fan_out_of(action, draft.now)
         draft.wait(JobStatus.WAITING_FOR_PARALLEL_TASKS, fanout)
         types = sorted({task.type for task in action.tasks})
         draft.event(
             "tasks_dispatched",
             state=state,
             next_state=action.aggregate_into,
-            details={"count": fanout.total, "types": types},
+            details={"count": fanout.total, "types": types, "on_failure": fanout.on_failure},
         )
+        if fanout.deadline_at is not None:
+            draft.timers.append(deadline_timer(draft.job.id, fanout.id, fanout.deadline_at))
         for index, task in enumerate(action.tasks):
-            info = self._task_info(draft, task, index, fanout.id)
+            info = self._task_info(draft, task, fanout, index)
             draft.task(info, await self._capability(info))
         if not action.tasks:
             draft.messages.append(self.compiler.aggregate_message(draft.job.id, fanout.id, draft.now))
 
     def _run_child(self, draft: Draft, action: RunBlueprint, state: str) -> None:
         blueprint = self._blueprint(action.blueprint_name)
-        _assert_plain(f"initial_data of blueprint {action.blueprint_name!r}", action.initial_data)
+        assert_plain(f"initial_data of blueprint {action.blueprint_name!r}", action.initial_data)
         parent = draft.job
         child = Job(
             id=new_id(),
@@ -376,13 +364,6 @@ def _assert_json(job: Job, state: str) -> None:
             f"the handler of state {state!r} left something in state_history (or returned something) "
             f"that is not JSON: {exc}; keep plain values there, and references to everything else"
         ) from None
-
-
-def _assert_plain(what: str, value: JSON) -> None:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as exc:
-        raise HandlerError(f"{what} are not JSON: {exc}") from None
 
 
 def start_state(blueprint: Blueprint) -> str:

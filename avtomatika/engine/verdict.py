@@ -98,10 +98,17 @@ def backoff(policy: RetryPolicy, failures: int, default: float) -> float:
     return wait * random.uniform(0.75, 1.25)
 
 
-def _reason(info: TaskInfo, result: Result) -> str | None:
+def said_of(result: Result) -> str | None:
+    """What a result says of its failure; None where it says nothing."""
     if result.status == Result.TIMEOUT:
         return (result.error.message if result.error is not None else "") or TIMED_OUT
-    if result.error is not None:
-        code = f"{result.error.code}: " if result.error.code else ""
-        return f"{code}{result.error.message or 'no message'}"
-    return None if result.status == Result.SUCCESS else f"task {info.type!r} ended with status {result.status!r}"
+    if result.error is None:
+        return None
+    code = f"{result.error.code}: " if result.error.code else ""
+    return f"{code}{result.error.message or 'no message'}"
+
+
+def _reason(info: TaskInfo, result: Result) -> str | None:
+    if result.status == Result.SUCCESS and result.error is None:
+        return None
+    return said_of(result) or f"task {info.type!r} ended with status {result.status!r}"

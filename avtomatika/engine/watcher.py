@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from avtomatika.broker.messages import published_again
 from avtomatika.broker.probe import QueueProbe
+from avtomatika.broker.queues import direct_queue_name
 from avtomatika.compiler import to_priority
-from avtomatika.engine.draft import Draft
+from avtomatika.engine.draft import Draft, entry_of
+from avtomatika.engine.leadership import Leadership
+from avtomatika.engine.reputation import recompute
 from avtomatika.engine.results import Engine
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import FanOut, JobStatus, Message, Result, TaskInfo, TaskState, Timer
@@ -33,9 +35,9 @@ class Watcher:
         self.store = engine.store
         self.settings = engine.settings
         self.probe = probe
-        self._leads = False
-        self._renewed = 0.0
+        self.leadership = Leadership(self.store, LOCK, engine.boot_id, LOCK_SECONDS, lambda: engine.clock())
         self._next_repair = 0.0
+        self._next_reputation = 0.0
         self._expiry_checked = 0.0
 
     async def run(self) -> None:
@@ -45,52 +47,39 @@ class Watcher:
                 try:
                     await self.round()
                 except StoreUnavailableError as exc:
-                    self._leads = False
                     logger.warning("housekeeping waits for the state store: %s", exc, extra={"action": "watch"})
                 except Exception:
                     logger.exception("a round of housekeeping failed; the next one goes on", extra={"action": "watch"})
                 await asyncio.sleep(TICK_SECONDS)
         finally:
-            if self._leads:
-                await asyncio.shield(self.store.release(LOCK, self.engine.boot_id))
+            await asyncio.shield(self.leadership.leave())
 
     async def round(self) -> None:
-        """One round: takes or renews the lock, then does what is due."""
-        if not await self.lead():
-            return
+        """One round: places what waits for a worker, as every orchestrator may; then, under the lock, does what is due."""
+        await self.engine.dispatcher.look()
+        if await self.lead():
+            await self.leadership.during(self._housekeep())
+
+    async def _housekeep(self) -> None:
         await self.tick()
         now = self.engine.clock()
         if now >= self._next_repair:
             self._next_repair = now + self.settings.watcher_interval_seconds
             await self.repair()
+        if now >= self._next_reputation:
+            self._next_reputation = now + self.settings.reputation_interval_seconds
+            await recompute(self.store, now)
 
     async def lead(self) -> bool:
         """Takes or renews the lock; whether this process does the housekeeping now."""
-        boot = self.engine.boot_id
-        self._renewed = time.monotonic()
-        if self._leads:
-            self._leads = await self.store.renew(LOCK, boot, LOCK_SECONDS)
-        if not self._leads:
-            for ended in await self.store.ended_boots(self.engine.clock()):
-                await self.store.release(LOCK, ended)  # a leader that was killed and started again is not waited for
-            self._leads = await self.store.acquire(LOCK, boot, LOCK_SECONDS)
-            if self._leads:
-                self._next_repair = 0.0
-                logger.info("this orchestrator does the housekeeping now", extra={"action": "lead"})
-        return self._leads
-
-    async def _still_leads(self) -> bool:
-        """Between two pieces of work: renews the lock in time; whoever has lost it stops."""
-        now = time.monotonic()
-        if now - self._renewed > LOCK_SECONDS / 3:
-            self._renewed = now
-            self._leads = await self.store.renew(LOCK, self.engine.boot_id, LOCK_SECONDS)
-        return self._leads
+        led = self.leadership.held
+        if await self.leadership.take() and not led:
+            self._next_repair = self._next_reputation = 0.0
+            logger.info("this orchestrator does the housekeeping now", extra={"action": "lead"})
+        return self.leadership.held
 
     async def tick(self) -> None:
         for timer in await self.store.due(self.engine.clock()):
-            if not await self._still_leads():
-                return
             try:
                 await self._fire(timer)
             except StoreUnavailableError:
@@ -110,6 +99,7 @@ class Watcher:
         await self.engine.publisher.flush([outbox_id for outbox_id, _ in await self.store.outbox(before)])
         await self._repeat_lost([(message, at) for message, at in await self.store.ledger(before)], now)
         await self._redispatch_lost(await self.store.unclaimed(before), now)
+        await self.engine.after(await self.store.sweep_leases(now))
         if now - self._expiry_checked > 600:
             self._expiry_checked = now
             await self.store.forget_expired(now - self.settings.job_retention_seconds)
@@ -117,25 +107,39 @@ class Watcher:
     async def recover(self, boot_id: str) -> None:
         """Gives out again what an ended process held."""
         jobs, tasks = await self.store.claims(boot_id)
-        if jobs or tasks:
+        assigned = await self.store.assigned(boot_id)
+        if jobs or tasks or assigned:
             logger.warning(
                 "a process ended with %d jobs and %d tasks in its hands: they are given out again",
                 len(jobs),
-                len(tasks),
+                len(tasks) + len(assigned),
                 extra={"action": "recover", "boot_id": boot_id},
             )
         for job_id, key in jobs.items():
-            if not await self._still_leads():
-                return
             await self._recover_job(boot_id, job_id, key)
         for task_id in tasks:
-            if not await self._still_leads():
-                return
             record = await self.store.get_task(task_id)
             if record is not None and record.state is TaskState.CLAIMED and record.boot_id == boot_id:
-                await self.engine.attempt_lost(record.info, f"worker {record.worker_id} ended")
+                await self.engine.attempt_lost(record.info, f"worker {record.worker_id} ended", record.worker_id)
             await self.store.drop_claim(boot_id, task_id=task_id)
+        await self._recover_assigned(assigned)
         await self.store.forget_boot(boot_id, self.engine.clock())
+
+    async def _recover_assigned(self, task_ids: Sequence[str]) -> None:
+        """Tasks in the direct queues of an ended process wait for a pick again, and nothing is left in those queues.
+
+        Where the worker is back already, it finds what is left there, and that these messages are of attempts given to others.
+        """
+        records = [record for task_id in task_ids if (record := await self.store.get_task(task_id)) is not None]
+        alive = {worker.id for worker in await self.store.workers(self.engine.clock())} if records else set()
+        queues = set()
+        for record in records:
+            if record.assigned_to is not None and record.assigned_to not in alive:
+                capability = await self.engine.capability_of(record.info.type)
+                queues.add(direct_queue_name(record.assigned_to, capability or record.info.type))
+        await self.probe.purge(sorted(queues))  # before anything new can be in them
+        for record in records:
+            await self.engine.after(await self.store.unassign(record.info.id, self.engine.clock()))
 
     async def _recover_job(self, boot_id: str, job_id: str, key: str) -> None:
         now = self.engine.clock()
@@ -168,9 +172,8 @@ class Watcher:
         if record is None:
             return
         now = self.engine.clock()
-        message = self.engine.compiler.task_message(record.info, capability, now)
-        done = await self.store.redispatch(task_id, message, now)
-        await self.engine.publisher.flush(done.outbox)
+        entry = entry_of(record.info, capability, self.engine.compiler, now)
+        await self.engine.after(await self.store.enter(task_id, entry, now))
 
     async def _fire(self, timer: Timer) -> None:
         match timer.kind:
@@ -182,6 +185,12 @@ class Watcher:
                 await self._task_due(timer.key)
             case "branch":
                 await self._branch_due(timer.key)
+            case "limit":
+                await self.store.drop_timer(timer)  # first: `unpark` sets it anew where the limit is used up again
+                await self.engine.after(await self.store.unpark(timer.key, self.engine.clock()))
+                return
+            case "deadline":
+                await self._deadline_passed(timer.key)
             case "timeout" | "dispatch":
                 await self._timed_out(timer)
             case _:
@@ -203,6 +212,15 @@ class Watcher:
             return
         now = self.engine.clock()
         await self._publish(self.engine.compiler.aggregate_message(job_id, job.waiting.id, now), now)
+
+    async def _deadline_passed(self, key: str) -> None:
+        """The deadline of a fan-out: its verdict is found with what has come."""
+        job_id, _, fanout_id = key.partition("|")
+        job = await self.store.load(job_id)
+        if job is None or not isinstance(job.waiting, FanOut) or job.waiting.id != fanout_id:
+            return
+        now = self.engine.clock()
+        await self._publish(self.engine.compiler.aggregate_message(job_id, fanout_id, now), now)
 
     async def _task_due(self, key: str) -> None:
         """The pause before another attempt of a single dispatch is over."""
@@ -227,8 +245,6 @@ class Watcher:
         if capability is None and not record.info.is_plain:
             await self.store.set_timer(Timer("branch", task_id, now + 1))
             return
-        if record.info.is_plain and record.info.timeout_seconds is not None:  # nobody claims it: its clock starts here
-            await self.store.set_timer(Timer("timeout", task_id, now + record.info.timeout_seconds))
         await self._dispatch(task_id, capability)
 
     async def _timed_out(self, timer: Timer) -> None:
@@ -243,6 +259,8 @@ class Watcher:
             over = record.info.is_plain or (claimed and (record.timeout_at or 0) <= self.engine.clock())
         if not over:
             return
+        if claimed and record.worker_id is not None:
+            await self.store.note_outcome(record.worker_id, Result.TIMEOUT, self.engine.clock())
         reason = TIMED_OUT if timer.kind == "timeout" else "No worker took the task in time"
         envelope = {"status": Result.TIMEOUT, "data": {}, "error": {"code": "TIMEOUT", "message": reason}, "meta": {}}
         now = self.engine.clock()
@@ -263,6 +281,9 @@ class Watcher:
         waiting = set()
         for record in records:
             info = record.info
+            if record.assigned_to is not None:
+                await self._take_back(record)
+                continue
             lane = (info.type, to_priority(info.priority))
             if lane in waiting:
                 continue
@@ -274,3 +295,24 @@ class Watcher:
             if done.applied:
                 logger.info("a task nobody claimed is published again", extra={"action": "repeat", "task_id": info.id})
             await self.engine.publisher.flush(done.outbox)
+
+    async def _take_back(self, record: TaskRecord) -> None:
+        """A worker has not taken what was picked for it. One that has nothing else to do has stalled, and is to be avoided.
+
+        What was put ahead on a busy worker stays there, unless it could start elsewhere.
+        """
+        ahead = bool((record.decision or {}).get("ahead"))
+        if ahead and await self._is_at_work(record) and not await self.engine.dispatcher.suits_idle(record.info):
+            return
+        done = await self.store.unassign(record.info.id, self.engine.clock(), avoid=not ahead)
+        if done.applied:
+            logger.warning(
+                "worker %s did not take a task that was picked for it: another pick is made", record.assigned_to,
+                extra={"action": "take_back", "task_id": record.info.id, "worker_id": record.assigned_to},
+            )  # fmt: skip
+        await self.engine.after(done)
+
+    async def _is_at_work(self, record: TaskRecord) -> bool:
+        workers = await self.store.workers(self.engine.clock())
+        worker = next((worker for worker in workers if worker.id == record.assigned_to), None)
+        return worker is not None and bool((await self.store.claims(worker.boot_id))[1])

@@ -6,106 +6,26 @@ Times are seconds since the epoch, UTC, given by the caller, so that a store nev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
-from avtomatika.jobs import Event, Job, JobStatus, Message, Result, TaskInfo, TaskState, Timer, WorkerRecord, new_id
-
-
-@dataclass(frozen=True, slots=True)
-class NewTask:
-    """A task to store with a commit."""
-
-    info: TaskInfo
-    state: TaskState
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """One change of one job, applied as a whole or not at all.
-
-    Attributes:
-        job: the record as it shall be; its version is ``expected_version + 1`` (0 for a new job).
-        expected_version: the version that must be stored now; None for a new job.
-        previous_status: the status that is stored now, for the indexes; None for a new job.
-        messages: published with the commit, through the outbox where the broker is not the same Redis.
-        tasks: stored; those DISPATCHED have their message among `messages`.
-        drop_tasks: ids of attempts that are over; their messages and results do nothing from now on.
-        drop_branches: forget the branches of the last fan-out.
-        children: new jobs that come into being with this change.
-        timers, drop_timers: set and removed; `drop_timers` holds `Timer.member` strings.
-        settles: keys of control messages that this change has answered.
-        boot_id: the process that commits and holds the claim on the job; None for one that holds none.
-        keep_claim: that process goes on with the job after this commit.
-        id: names this change: applied again after a lost answer, it changes nothing and counts as applied.
-    """
-
-    job: Job
-    expected_version: int | None
-    previous_status: JobStatus | None = None
-    events: tuple[Event, ...] = ()
-    messages: tuple[Message, ...] = ()
-    tasks: tuple[NewTask, ...] = ()
-    drop_tasks: tuple[str, ...] = ()
-    drop_branches: bool = False
-    children: tuple[Commit, ...] = ()
-    timers: tuple[Timer, ...] = ()
-    drop_timers: tuple[str, ...] = ()
-    settles: tuple[str, ...] = ()
-    boot_id: str | None = None
-    keep_claim: bool = False
-    id: str = field(default_factory=new_id)
-
-
-@dataclass(frozen=True, slots=True)
-class CommitResult:
-    """`applied` is false where the version did not match: nothing was changed. `outbox` holds ids still to be published."""
-
-    applied: bool
-    outbox: tuple[str, ...] = ()
-
-
-class ClaimOutcome(StrEnum):
-    OK = "ok"
-    STALE = "stale"  # unknown, over, or an older version: the message does nothing
-    BUSY = "busy"  # a live process holds it
-    CANCELLED = "cancelled"  # its cancel flag is set: it must not start
-
-
-@dataclass(frozen=True, slots=True)
-class JobClaim:
-    outcome: ClaimOutcome
-    job: Job | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskRecord:
-    """A stored attempt with what happened to it so far."""
-
-    info: TaskInfo
-    state: TaskState
-    worker_id: str | None = None
-    boot_id: str | None = None
-    dispatched_at: float = 0.0
-    claimed_at: float | None = None
-    timeout_at: float | None = None
-    progress: float | None = None
-    progress_message: str | None = None
-    cancel_requested: bool = False
-    reported: Result | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskClaim:
-    outcome: ClaimOutcome
-    timeout_at: float | None = None
-
-
-class BranchOutcome(StrEnum):
-    DONE = "done"  # counted; others are still out
-    LAST = "last"  # counted, and it was the last one: the aggregate message was published with it
-    STALE = "stale"  # not of this fan-out, not this attempt, or counted before: nothing was changed
+from avtomatika.jobs import JSON, Event, Job, JobStatus, Message, Result, TaskInfo, Timer, WorkerRecord
+from avtomatika.state.values import WARM as WARM
+from avtomatika.state.values import Assignment as Assignment
+from avtomatika.state.values import AssignOutcome as AssignOutcome
+from avtomatika.state.values import BranchOutcome as BranchOutcome
+from avtomatika.state.values import Candidate as Candidate
+from avtomatika.state.values import Candidates as Candidates
+from avtomatika.state.values import ClaimOutcome as ClaimOutcome
+from avtomatika.state.values import Commit as Commit
+from avtomatika.state.values import CommitResult as CommitResult
+from avtomatika.state.values import Entry as Entry
+from avtomatika.state.values import JobClaim as JobClaim
+from avtomatika.state.values import NewTask as NewTask
+from avtomatika.state.values import Order as Order
+from avtomatika.state.values import Reputation as Reputation
+from avtomatika.state.values import TaskClaim as TaskClaim
+from avtomatika.state.values import TaskRecord as TaskRecord
+from avtomatika.state.values import queue_room as queue_room
 
 
 class JobStore(Protocol):
@@ -150,11 +70,61 @@ class JobStore(Protocol):
 class TaskStore(Protocol):
     async def get_task(self, task_id: str) -> TaskRecord | None: ...
 
-    async def claim_task(self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float) -> TaskClaim:
-        """A worker is about to run this attempt. OK once; sets timeout_at, and its timer, from the attempt's own timeout."""
+    async def claim_task(
+        self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float, capability: str = ""
+    ) -> TaskClaim:
+        """A worker is about to run this attempt. OK once; sets timeout_at, and its timer, from the attempt's own timeout.
 
-    async def finish_task(self, task_id: str, boot_id: str, result: Result, message: Message, now: float) -> CommitResult:
-        """Records the result and publishes the message that carries it, in one call, if this boot holds the claim."""
+        STALE, too, while it waits in the store, and for every worker but the one that it was assigned to. Others of its type
+        that wait for their turn go to the queue in the same call.
+        """
+
+    async def finish_task(
+        self, task_id: str, boot_id: str, result: Result, message: Message, now: float, outcome: str = ""
+    ) -> CommitResult:
+        """Records the result and publishes the message that carries it, in one call, if this boot holds the claim.
+
+        Its leases end: what waited for them may go. `outcome` is noted for the worker's reputation (see `note_outcome`).
+        """
+
+    async def enter(self, task_id: str, entry: Entry, now: float) -> CommitResult:
+        """Lets an UNROUTED, DELAYED or WAITING attempt wait as `entry` says (WAITING: anew, at its old place in time)."""
+
+    async def picking(self) -> Sequence[str]:
+        """The task types of which tasks wait for a pick."""
+
+    async def heads(self, task_type: str, limit: int = 16) -> Sequence[TaskRecord]:
+        """The first task of each lane that waits for a pick (parked lanes left out), in the order of their turns."""
+
+    async def assign(
+        self, task_id: str, worker: WorkerRecord, capability: str, message: Message, now: float, decision: JSON, *, ahead: int = 0
+    ) -> Assignment:
+        """Gives a waiting task to a worker in one call: leases, slot, event (`task_assigned`), message on its direct queue.
+
+        A slot is free by what is claimed and assigned, not by what the worker says.
+
+        Args:
+            ahead: so many may lie in its direct queue beyond its free slots.
+            decision: the funnel, kept with the task and in the event's details.
+        """
+
+    async def unassign(self, task_id: str, now: float, *, avoid: bool = False) -> CommitResult:
+        """Takes an assigned, unclaimed attempt back: it waits for a pick again, at its old place in time; its leases end.
+
+        With `avoid` its TaskInfo names the worker from now on as one to avoid.
+        """
+
+    async def assigned(self, boot_id: str) -> Sequence[str]:
+        """Ids of the attempts that lie unclaimed in the direct queues of a process."""
+
+    async def unpark(self, limit_key: str, now: float) -> CommitResult:
+        """Lets the lanes that wait for a limit try again: a rate's time has passed (timers of kind `limit` carry the key)."""
+
+    async def sweep_leases(self, now: float) -> CommitResult:
+        """Ends the leases of attempts that are over, should any be left, and lets those that wait for them go."""
+
+    async def lane_position(self, task_id: str) -> int | None:
+        """How many tasks of its own lane are ahead of a waiting one; None where it does not wait."""
 
     async def release_task(self, task_id: str, boot_id: str, now: float) -> bool:
         """The worker gives an unfinished attempt back: it is DISPATCHED again, and another will take its message."""
@@ -171,7 +141,11 @@ class TaskStore(Protocol):
         settles: Sequence[str],
         aggregate: Message,
     ) -> tuple[BranchOutcome, tuple[str, ...]]:
-        """Counts a branch as done. The one that completes the join publishes `aggregate` (second item: outbox ids)."""
+        """Counts a branch as done. The one that makes the verdict clear publishes `aggregate`, once (second item: outbox ids).
+
+        Success is the status ``success`` or one of the worker's own; ``failure``, ``timeout`` and ``cancelled`` are failures.
+        The verdict is clear when all are done, when `FanOut.need` have succeeded, or more than `FanOut.may_fail` have failed.
+        """
 
     async def replace_branch_task(
         self,
@@ -208,10 +182,40 @@ class WorkerStore(Protocol):
     async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, record: WorkerRecord | None = None) -> bool:
         """Refreshes the TTL and replaces the record where one is given; false: not registered (any more), register again."""
 
+    async def take_stops(self, boot_id: str) -> Sequence[str]:
+        """Task ids that this process should stop, as `CommitResult.stops` named them, each told once."""
+
     async def unregister(self, worker_id: str, boot_id: str) -> None:
         """An orderly end. What it still held is given out again."""
 
     async def workers(self, now: float) -> Sequence[WorkerRecord]: ...
+
+    async def candidates(
+        self, task_type: str, order: Order, now: float, *, offset: int = 0, count: int = 16, seed: int = 0
+    ) -> Candidates:
+        """A page of the idle workers of a task, in an order. Its cost does not depend on how many workers there are.
+
+        Among those with the same lowest value the page begins at a place that `seed` picks, so that ties are taken in turn.
+        Page on with the same seed. The capability is the task's pinned one.
+        """
+
+    async def knowing(self, task_type: str, now: float) -> Sequence[Candidate]:
+        """Every live worker that declares a task, busy or not: for people who ask why a task waits."""
+
+    async def note_outcome(self, worker_id: str, outcome: str, now: float) -> None:
+        """Adds an outcome of an attempt (`success`, `transient`, …) to what a worker's reputation is made of.
+
+        The latest 200 are kept, for a week after the last one.
+        """
+
+    async def outcomes(self, worker_id: str) -> Sequence[tuple[float, str]]:
+        """(time, outcome), oldest first."""
+
+    async def set_reputation(self, worker_id: str, reputation: Reputation) -> None:
+        """Keeps it under the worker's id; it outlives a restart of the worker, and ends a week after it was last set."""
+
+    async def reputations(self, worker_ids: Sequence[str]) -> dict[str, Reputation]:
+        """Of each worker that has one."""
 
     async def pin_tasks(self, tasks: dict[str, str | None]) -> dict[str, str]:
         """Pins task -> capability at first sight and returns the pinned ones; raises RegistrationError on a conflict.

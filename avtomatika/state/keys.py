@@ -28,6 +28,36 @@ class Keys:
         """HASH: one attempt; see redis_tasks.py for its fields."""
         return self._("task", task_id)
 
+    def queued(self, task_type: str) -> str:
+        """SET of unclaimed attempts in the plain queue of their type."""
+        return self._("queued", task_type)
+
+    @property
+    def parked(self) -> str:
+        """HASH: `<type>\\n<lane>` -> the limit that the lane waits for. More about lanes: scripts/lib_lanes.lua."""
+        return self._("parked")
+
+    @property
+    def picking(self) -> str:
+        """SET of task types of which tasks wait for a pick."""
+        return self._("picking")
+
+    def lane(self, task_type: str, lane: str) -> str:
+        """ZSET of tasks that wait, in their order."""
+        return self._("lane", task_type, lane)
+
+    def stops(self, boot_id: str) -> str:
+        """SET of tasks that a process should stop."""
+        return self._("stops", boot_id)
+
+    def outcomes(self, worker_id: str) -> str:
+        """LIST of `<time> <outcome>`, oldest first."""
+        return self._("outcomes", worker_id)
+
+    def reputation(self, worker_id: str) -> str:
+        """STRING: a worker's reputation."""
+        return self._("reputation", worker_id)
+
     def unrouted(self, task_type: str) -> str:
         """SET of attempts that wait for a worker that names their task."""
         return self._("unrouted", task_type)
@@ -38,11 +68,11 @@ class Keys:
         return self._("unrouted")
 
     def claims(self, boot_id: str) -> str:
-        """HASH: `j:<job>` -> key of its control message, `t:<task>` -> nothing."""
+        """HASH: `j:<job>` -> key of its control message; `t:<task>` (claimed), `d:<task>` (assigned) -> capability."""
         return self._("claims", boot_id)
 
     def worker(self, worker_id: str) -> str:
-        """HASH: b boot, d record, e expires at, at last heartbeat."""
+        """HASH: b boot, d record, e expires at, at last heartbeat; the others are told in scripts/lib_fleet.lua."""
         return self._("worker", worker_id)
 
     def lock(self, name: str) -> str:

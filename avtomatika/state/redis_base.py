@@ -21,12 +21,16 @@ from redis.exceptions import (
 )
 
 from avtomatika.errors import StoreUnavailableError
-from avtomatika.jobs import Message, new_id
+from avtomatika.jobs import JSON, Message, new_id
+from avtomatika.state.base import CommitResult
 from avtomatika.state.keys import Keys
 
-Word = str | int | float | bytes
+Word = str | int | float | bytes | JSON
 Command = tuple[Word, ...]
 Push = Callable[[Message], tuple[str, str]]
+
+#: What the scripts that change tasks share.
+LIBRARIES = ("lib_lanes", "lib_fleet")
 
 _RETRIED = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError)
 #: Its memory or its disk is full. Redis says so before a script's first write, so that nothing was changed.
@@ -47,6 +51,16 @@ loads = json.loads
 
 def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def todo(body: Any, outbox: Sequence[str] = ()) -> CommitResult:
+    """What a script says there is to do now."""
+    if not body:
+        return CommitResult(True, tuple(outbox))
+    found = loads(body)
+    # Lua's empty table is an object in JSON.
+    stops = tuple((worker, task) for worker, task in found["stops"] or ())
+    return CommitResult(True, (*outbox, *(found["outbox"] or ())), tuple(found["picks"] or ()), stops)
 
 
 def connect(url: str) -> aioredis.Redis:
@@ -89,13 +103,18 @@ class RedisBase:
         self._retention = int(retention)
         self._stream_length = stream_length
 
-    def _script(self, name: str) -> Callable[..., Awaitable[Any]]:
-        source = files("avtomatika.state").joinpath("scripts", f"{name}.lua").read_text("utf-8")
-        return cast("Callable[..., Awaitable[Any]]", self._client.register_script(source))
-
     @cached_property
-    def _guarded(self) -> Callable[..., Awaitable[Any]]:
-        return self._script("guarded")
+    def _loaded(self) -> dict[str, Callable[..., Awaitable[Any]]]:
+        return {}
+
+    def _script(self, name: str, *libraries: str) -> Callable[..., Awaitable[Any]]:
+        """A script with the libraries that it uses, loaded once; they know the namespace as NS."""
+        if name not in self._loaded:
+            folder = files("avtomatika.state").joinpath("scripts")
+            parts = [f"local NS = '{self._keys.namespace}'"] if libraries else []
+            parts += [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in (*libraries, name)]
+            self._loaded[name] = cast("Callable[..., Awaitable[Any]]", self._client.register_script("\n".join(parts)))
+        return self._loaded[name]
 
     async def _ask(self, call: Awaitable[Any]) -> Any:
         """Awaits one call; a store that is away is StoreUnavailableError."""
@@ -109,14 +128,33 @@ class RedisBase:
             raise
 
     async def _apply(
-        self, guards: Sequence[tuple[str, str, Word]], commands: Sequence[Command], nonce: str | None = None
-    ) -> bool:
-        """Runs all commands if every guard (key, field, expected value or '') holds, or if this nonce was applied before."""
+        self,
+        guards: Sequence[tuple[str, str, Word]],
+        commands: Sequence[Command],
+        now: float = 0.0,
+        *,
+        nonce: str | None = None,
+        outbox: Sequence[str] = (),
+    ) -> CommitResult:
+        """Runs all commands if every guard (key, field, expected value or '') holds, or if this nonce was applied before.
+
+        Args:
+            outbox: ids that the commands put into the outbox, for the answer.
+        """
         keys = [key for key, _, _ in guards]
         expected = [(field, str(value)) for _, field, value in guards]
         # One word of JSON instead of dozens of words: the client packs each word by itself, Redis decodes JSON in C.
-        body = dumps([nonce or new_id(), expected, commands])
-        return int(await self._ask(self._guarded(keys=keys, args=[body]))) > 0
+        body = dumps([nonce or new_id(), now, expected, commands])
+        reply = await self._ask(self._script("guarded", *LIBRARIES)(keys=keys, args=[body]))
+        if int(reply[0]) == 0:
+            return CommitResult(False)
+        return todo(reply[1] if len(reply) > 1 else "", outbox)
+
+    def _prepared(self, message: Message) -> tuple[str, str]:
+        """(list, payload) for a script that pushes a message when its turn comes; with an empty list it goes to the outbox."""
+        if self._push is not None and not message.exchange:
+            return self._push(message)
+        return "", dumps(message.to_dict())
 
     def _publish(self, message: Message, now: float) -> tuple[list[Command], str | None]:
         """Commands that publish a message (or put it into the outbox, whose id is the second item)."""

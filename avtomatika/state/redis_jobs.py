@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from hashlib import sha1
 from typing import Any
 
-from avtomatika.jobs import Event, Job, JobStatus, Message, TaskState, Timer, new_id
-from avtomatika.state.base import ClaimOutcome, Commit, CommitResult, JobClaim, NewTask
+from avtomatika.jobs import JSON, Event, FanOut, Job, JobStatus, Message, TaskInfo, TaskState, Timer, new_id
+from avtomatika.state.base import WARM, ClaimOutcome, Commit, CommitResult, Entry, JobClaim, NewTask
 from avtomatika.state.redis_base import Command, RedisBase, dumps, loads, text
 
 
@@ -16,8 +16,8 @@ class RedisJobs(RedisBase):
     async def commit(self, commit: Commit) -> CommitResult:
         commands, outbox = self._commit_commands(commit)
         expected = "" if commit.expected_version is None else commit.expected_version
-        applied = await self._apply([(self._keys.job(commit.job.id), "v", expected)], commands, commit.id)
-        return CommitResult(applied, tuple(outbox) if applied else ())
+        guards = [(self._keys.job(commit.job.id), "v", expected)]
+        return await self._apply(guards, commands, commit.job.updated_at, nonce=commit.id, outbox=outbox)
 
     def _commit_commands(self, commit: Commit) -> tuple[list[Command], list[str]]:
         job, keys, now = commit.job, self._keys, commit.job.updated_at
@@ -25,7 +25,7 @@ class RedisJobs(RedisBase):
         commands += self._index_commands(commit)
         commands += self._event_commands(commit.events)
         for task_id in commit.drop_tasks:
-            commands += self._drop_task_commands(task_id)
+            commands.append(("@drop", task_id))
         if commit.drop_branches:
             commands.append(("DEL", keys.branches(job.id)))
         for task in commit.tasks:
@@ -74,12 +74,14 @@ class RedisJobs(RedisBase):
         return commands
 
     def _fanout_commands(self, job: Job, tasks: Sequence[NewTask]) -> list[Command]:
-        from avtomatika.jobs import FanOut
-
         waiting = job.waiting
         if not tasks or not isinstance(waiting, FanOut):
             return []
         fields: list[Any] = ["#fanout", waiting.id, "#left", waiting.total]
+        if waiting.need is not None:
+            fields += ("#need", waiting.need)
+        if waiting.may_fail is not None:
+            fields += ("#may", waiting.may_fail)
         for task in tasks:
             fields += (task.info.id, f"{task.info.branch}|")
         key = self._keys.branches(job.id)
@@ -88,11 +90,17 @@ class RedisJobs(RedisBase):
 
     def _new_task_commands(self, task: NewTask, now: float) -> list[Command]:
         info, keys = task.info, self._keys
-        fields: list[Any] = ["j", info.job_id, "d", dumps(info.to_dict()), "st", task.state.value, "at", now]
+        fields: list[Any] = ["j", info.job_id, "ty", info.type, "d", dumps(info.to_dict()), "st", task.state.value, "at", now]
         if info.timeout_seconds is not None:
             fields += ("ts", info.timeout_seconds)
+        if info.limits:
+            fields += ("lk", dumps(_limits(info)))
+        if info.is_plain:
+            fields += ("pl", 1)
         commands: list[Command] = [("HSET", keys.task(info.id), *fields)]
-        if task.state is TaskState.UNROUTED:
+        if task.entry is not None:
+            commands.append(("@enter", info.id, self._place(info, task.entry)))
+        elif task.state is TaskState.UNROUTED:
             commands.append(("SADD", keys.unrouted(info.type), info.id))
             commands.append(("SADD", keys.unrouted_types, info.type))
         elif task.state is TaskState.DISPATCHED and not info.is_plain:
@@ -101,13 +109,27 @@ class RedisJobs(RedisBase):
             commands.append(("ZADD", keys.timers, now + info.dispatch_timeout_seconds, Timer("dispatch", info.id, 0).member))
         return commands
 
-    def _drop_task_commands(self, task_id: str) -> list[Command]:
-        keys = self._keys
-        return [
-            ("DEL", keys.task(task_id)),
-            ("ZREM", keys.unclaimed, task_id),
-            ("ZREM", keys.timers, f"timeout|{task_id}", f"dispatch|{task_id}"),
-        ]
+    def _place(self, info: TaskInfo, entry: Entry) -> JSON:
+        """Where a task waits, as `enter` in lib_lanes.lua takes it."""
+        kind = "q" if entry.message is not None else "p"
+        place: JSON = {
+            "t": info.type,
+            "q": kind,
+            "n": _lane(info, kind, entry.signature),
+            "k": info.fairness_key,
+            "wt": info.fairness_weight,
+            "l": _limits(info),
+            "p": info.priority,
+        }
+        if entry.message is not None:
+            place["m"] = self._prepared(entry.message)
+        if entry.unless_warm:
+            place["w"] = _lane(info, "p", WARM)
+        if info.is_plain:
+            place["f"] = 1
+            if info.timeout_seconds is not None:
+                place["ts"] = info.timeout_seconds
+        return place
 
     async def load(self, job_id: str) -> Job | None:
         return self._shown(await self._ask(self._client.hmget(self._keys.job(job_id), ["d", "c"])))
@@ -120,19 +142,11 @@ class RedisJobs(RedisBase):
         job = Job.from_dict(loads(body))
         return replace(job, status=JobStatus.RUNNING) if claim and job.status is JobStatus.PENDING else job
 
-    @cached_property
-    def _claim_job(self) -> Any:
-        return self._script("claim_job")
-
-    @cached_property
-    def _release_job(self) -> Any:
-        return self._script("release_job")
-
     async def claim_job(self, job_id: str, boot_id: str, now: float, key: str, *, version: int | None = None) -> JobClaim:
         keys = self._keys
         wanted = "" if version is None else version
         reply = await self._ask(
-            self._claim_job(
+            self._script("claim_job")(
                 keys=[keys.job(job_id), keys.boots],
                 args=[boot_id, now, wanted, keys.claims(""), job_id, key, new_id()],
             )
@@ -143,12 +157,12 @@ class RedisJobs(RedisBase):
     async def release_job(self, job_id: str, boot_id: str, message: Message | None = None, now: float = 0.0) -> CommitResult:
         keys = self._keys
         if message is None:
-            done = await self._ask(self._release_job(keys=[keys.job(job_id), keys.claims(boot_id)], args=[boot_id, job_id]))
+            release = self._script("release_job")
+            done = await self._ask(release(keys=[keys.job(job_id), keys.claims(boot_id)], args=[boot_id, job_id]))
             return CommitResult(int(done) == 1)
         published, outbox_id = self._publish(message, now)
         commands = [("HDEL", keys.job(job_id), "c", "cn"), ("HDEL", keys.claims(boot_id), f"j:{job_id}"), *published]
-        applied = await self._apply([(keys.job(job_id), "c", boot_id)], commands)
-        return CommitResult(applied, (outbox_id,) if applied and outbox_id else ())
+        return await self._apply([(keys.job(job_id), "c", boot_id)], commands, now, outbox=[outbox_id] if outbox_id else [])
 
     async def list_jobs(
         self,
@@ -225,3 +239,12 @@ class RedisJobs(RedisBase):
         stored = await self._ask(self._client.get(name))
         first, _, first_job = text(stored or f"{digest} {job_id}").partition(" ")
         return first, first_job
+
+
+def _limits(info: TaskInfo) -> list[Any]:
+    return [[limit.key, limit.count, limit.seconds or 0] for limit in info.limits]
+
+
+def _lane(info: TaskInfo, kind: str, signature: str) -> str:
+    words = dumps([info.fairness_key, _limits(info), kind, signature])
+    return sha1(words.encode(), usedforsecurity=False).hexdigest()[:20]

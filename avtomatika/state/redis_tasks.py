@@ -1,45 +1,49 @@
 """Attempts in Redis.
 
-Fields of a task's hash: j job, d TaskInfo, st state, at dispatched at, ts timeout in seconds, w worker, b boot,
-ct claimed at, to timeout at, p progress, pm its message, x cancel flag, r reported result, n nonce of the last change.
+Fields of a task's hash: j job, ty type, d TaskInfo, st state, at dispatched at, ts timeout in seconds, w worker, b boot,
+ct claimed at, to timeout at, p progress, pm its message, x cancel flag, r reported result, n nonce of the last change;
+lk limits, pl a plain Celery task; while it waits: ln lane, lm the lane's meta, sq order, en since when, ml and mp its message;
+once assigned: tw worker, tb boot, tc capability, fu the decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from dataclasses import replace
 
 from avtomatika.jobs import Event, Message, Result, TaskInfo, TaskState, Timer, new_id
 from avtomatika.state.base import BranchOutcome, ClaimOutcome, CommitResult, NewTask, TaskClaim, TaskRecord
-from avtomatika.state.redis_base import Command, dumps, loads, text
+from avtomatika.state.redis_base import LIBRARIES, Command, dumps, loads, text, todo
 from avtomatika.state.redis_jobs import RedisJobs
 
 
 class RedisTasks(RedisJobs):
     async def get_task(self, task_id: str) -> TaskRecord | None:
-        return _record(await self._ask(self._client.hgetall(self._keys.task(task_id))))
+        row = await self._ask(self._client.hgetall(self._keys.task(task_id)))
+        record = record_of(row)
+        if record is None or record.state is not TaskState.WAITING:
+            return record
+        lane = f"{record.info.type}\n{row['ln']}"
+        return replace(record, parked_on=await self._ask(self._client.hget(self._keys.parked, lane)))
 
-    @cached_property
-    def _claim_task(self) -> Any:
-        return self._script("claim_task")
-
-    @cached_property
-    def _branch_done(self) -> Any:
-        return self._script("branch_done")
-
-    async def claim_task(self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float) -> TaskClaim:
+    async def claim_task(
+        self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float, capability: str = ""
+    ) -> TaskClaim:
         keys = self._keys
         reply = await self._ask(
-            self._claim_task(
+            self._script("claim_task", *LIBRARIES)(
                 keys=[keys.task(task_id), keys.unclaimed, keys.timers, keys.claims(boot_id)],
-                args=[worker_id, boot_id, now, default_timeout, task_id, new_id()],
+                args=[worker_id, boot_id, now, default_timeout, task_id, new_id(), capability],
             )
         )
         outcome = ClaimOutcome(text(reply[0]))
-        return TaskClaim(outcome, float(reply[1]) if outcome is ClaimOutcome.OK else None)
+        if outcome is not ClaimOutcome.OK:
+            return TaskClaim(outcome)
+        return TaskClaim(outcome, float(reply[1]), todo(reply[2]).outbox)
 
-    async def finish_task(self, task_id: str, boot_id: str, result: Result, message: Message, now: float) -> CommitResult:
+    async def finish_task(
+        self, task_id: str, boot_id: str, result: Result, message: Message, now: float, outcome: str = ""
+    ) -> CommitResult:
         keys = self._keys
         key = keys.task(task_id)
         published, outbox_id = self._publish(message, now)
@@ -48,9 +52,10 @@ class RedisTasks(RedisJobs):
             ("ZREM", keys.timers, f"timeout|{task_id}"),
             ("HDEL", keys.claims(boot_id), f"t:{task_id}"),
             *published,
+            ("@ended", task_id, outcome),
         ]
-        applied = await self._apply([(key, "b", boot_id), (key, "st", TaskState.CLAIMED.value)], commands)
-        return CommitResult(applied, (outbox_id,) if applied and outbox_id else ())
+        guards = [(key, "b", boot_id), (key, "st", TaskState.CLAIMED.value)]
+        return await self._apply(guards, commands, now, outbox=[outbox_id] if outbox_id else [])
 
     async def release_task(self, task_id: str, boot_id: str, now: float) -> bool:
         keys = self._keys
@@ -61,29 +66,33 @@ class RedisTasks(RedisJobs):
             ("ZADD", keys.unclaimed, now, task_id),
             ("ZREM", keys.timers, f"timeout|{task_id}"),
             ("HDEL", keys.claims(boot_id), f"t:{task_id}"),
+            ("@released", task_id),
         ]
-        applied = await self._apply([(key, "b", boot_id), (key, "st", TaskState.CLAIMED.value)], commands)
-        if not applied:
+        done = await self._apply([(key, "b", boot_id), (key, "st", TaskState.CLAIMED.value)], commands, now)
+        if not done.applied:
             await self._ask(self._client.hdel(keys.claims(boot_id), f"t:{task_id}"))
-        return applied
+        return done.applied
 
     async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str) -> bool:
         key = self._keys.task(task_id)
-        return await self._apply([(key, "b", boot_id)], [("HSET", key, "p", progress, "pm", message)])
+        return (await self._apply([(key, "b", boot_id)], [("HSET", key, "p", progress, "pm", message)])).applied
 
     async def branch_done(
         self, job_id: str, fanout_id: str, task_id: str, result: Result, event: Event, settles: Sequence[str], aggregate: Message
     ) -> tuple[BranchOutcome, tuple[str, ...]]:
-        first = [*self._drop_task_commands(task_id), *self._event_commands([event]), *self._settle(settles)]
+        first = [*self._event_commands([event]), *self._settle(settles)]
         published, outbox_id = self._publish(aggregate, event.timestamp)
+        success = result.status not in (Result.FAILURE, Result.TIMEOUT, Result.CANCELLED)
         reply = await self._ask(
-            self._branch_done(
+            self._script("branch_done", *LIBRARIES)(
                 keys=[self._keys.branches(job_id)],
-                args=[fanout_id, task_id, dumps(result.to_dict()), dumps([first, published])],
+                args=[fanout_id, task_id, dumps(result.to_dict()), int(success), event.timestamp, dumps([first, published])],
             )
         )
-        outcome = BranchOutcome(text(reply))
-        return outcome, (outbox_id,) if outbox_id and outcome is BranchOutcome.LAST else ()
+        outcome = BranchOutcome(text(reply[0]))
+        if outcome is BranchOutcome.STALE:
+            return outcome, ()
+        return outcome, todo(reply[1], [outbox_id] if outbox_id and outcome is BranchOutcome.LAST else []).outbox
 
     async def replace_branch_task(
         self,
@@ -100,7 +109,7 @@ class RedisTasks(RedisJobs):
         commands: list[Command] = [
             ("HDEL", branches, old.id),
             ("HSET", branches, new.info.id, f"{old.branch}|"),
-            *self._drop_task_commands(old.id),
+            ("@drop", old.id),
             *self._new_task_commands(new, now),
             *self._event_commands([event]),
             *self._settle(settles),
@@ -110,8 +119,8 @@ class RedisTasks(RedisJobs):
         if message is not None:
             published, outbox_id = self._publish(message, now)
             commands += published
-        applied = await self._apply([(branches, old.id, f"{old.branch}|")], commands)
-        return CommitResult(applied, (outbox_id,) if applied and outbox_id else ())
+        guards = [(branches, old.id, f"{old.branch}|"), (keys.task(old.id), "j", old.job_id)]
+        return await self._apply(guards, commands, now, outbox=[outbox_id] if outbox_id else [])
 
     async def branches(self, job_id: str) -> dict[str, Result | None]:
         rows = await self._ask(self._client.hgetall(self._keys.branches(job_id)))
@@ -133,11 +142,12 @@ class RedisTasks(RedisJobs):
         commands: list[Command] = [
             ("HSET", key, "st", TaskState.DISPATCHED.value, "at", now),
             ("SREM", keys.unrouted(record.info.type), task_id),
-            *([] if record.info.is_plain else [("ZADD", keys.unclaimed, now, task_id)]),
             *published,
         ]
-        applied = await self._apply([(key, "st", record.state.value)], commands)
-        return CommitResult(applied, (outbox_id,) if applied and outbox_id else ())
+        if not record.info.is_plain:
+            commands += [("ZADD", keys.unclaimed, now, task_id), ("SADD", keys.queued(record.info.type), task_id)]
+        guards = [(key, "st", record.state.value), (key, "tb", "")]
+        return await self._apply(guards, commands, now, outbox=[outbox_id] if outbox_id else [])
 
     async def unrouted(self, task_type: str) -> Sequence[str]:
         key = self._keys.unrouted(task_type)
@@ -171,7 +181,7 @@ class RedisTasks(RedisJobs):
             rows = await self._ask(pipe.execute()) if ids else []
         records = []
         for task_id, row in zip(ids, rows, strict=True):
-            record = _record(row)
+            record = record_of(row)
             if record is None:
                 await self._ask(self._client.zrem(self._keys.unclaimed, text(task_id)))
             else:
@@ -179,12 +189,13 @@ class RedisTasks(RedisJobs):
         return records
 
 
-def _record(row: dict[str, str]) -> TaskRecord | None:
+def record_of(row: dict[str, str]) -> TaskRecord | None:
     if not row or "d" not in row:
         return None
+    state = TaskState(row["st"])
     return TaskRecord(
         info=TaskInfo.from_dict(loads(row["d"])),
-        state=TaskState(row["st"]),
+        state=state,
         worker_id=row.get("w"),
         boot_id=row.get("b"),
         dispatched_at=float(row.get("at") or 0),
@@ -194,4 +205,7 @@ def _record(row: dict[str, str]) -> TaskRecord | None:
         progress_message=row.get("pm") or None,
         cancel_requested=row.get("x") == "1",
         reported=Result.from_dict(loads(row["r"])) if row.get("r") else None,
+        waiting_since=float(row["en"]) if row.get("en") else None,
+        assigned_to=row.get("tw"),
+        decision=loads(row["fu"]) if row.get("fu") else None,
     )

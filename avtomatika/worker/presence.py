@@ -1,4 +1,4 @@
-"""Every worker and every orchestrator says that it is there: registration under a boot id, and a heartbeat."""
+"""Every worker and every orchestrator says that it is there, and what it is: registration under a boot id, and heartbeats."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from celery import bootsteps
 
 from avtomatika.broker.consumer import selected_queues
+from avtomatika.broker.control import stop_tasks
 from avtomatika.broker.queues import ORCHESTRATOR
 from avtomatika.broker.slots import SlotGate
 from avtomatika.errors import RegistrationError, StoreUnavailableError
 from avtomatika.jobs import WorkerRecord
-from avtomatika.worker.sdk import capabilities_of, declared
+from avtomatika.worker.heartbeat import Heartbeat
+from avtomatika.worker.resources import check_resources, find_resources, lay_over
+from avtomatika.worker.sdk import capabilities_of, check_names, declared
 
 if TYPE_CHECKING:
     from avtomatika.runtime import Runtime
@@ -27,36 +30,113 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 60.0
 
 
+class Description:
+    """What this process is, as its record says it: fixed at the start, but for load, models and what follows from them."""
+
+    def __init__(self, runtime: Runtime, selected: list[str] | None) -> None:
+        """
+        Args:
+            selected: what was given with -Q; None where it was not given.
+
+        Raises:
+            RegistrationError: WORKER_RESOURCES or WORKER_INSTALLED_MODELS does not fit.
+        """
+        self._runtime = runtime
+        merged, settings = declared(), runtime.settings
+        capabilities = {name: c.limit for name, c in capabilities_of(selected).items() if name != ORCHESTRATOR}
+        self._capability_of = {task: merged.capability_of(task) for task in sorted(merged.tasks)}
+        tasks = tuple(task for task, capability in self._capability_of.items() if capability in capabilities)
+        self.orchestrates = selected is not None and ORCHESTRATOR in selected
+        kinds = sorted({worker.worker_type for worker in merged.workers}) or ["worker"]
+        installed = check_names(settings.worker_installed_models, "WORKER_INSTALLED_MODELS")
+        resources = lay_over(find_resources(), check_resources(settings.worker_resources, "WORKER_RESOURCES"))
+        self._fixed: dict[str, Any] = {
+            "id": runtime.worker_id,
+            "boot_id": runtime.boot_id,
+            "type": ORCHESTRATOR if self.orchestrates and not tasks else ",".join(kinds),
+            "tasks": tasks,
+            "capabilities": capabilities,
+            "max_concurrent_tasks": merged.max_concurrent_tasks if tasks else 0,
+            "skill_dependencies": {task: models for task, models in merged.skill_dependencies.items() if task in tasks},
+            "installed_models": tuple(dict.fromkeys((*merged.installed_models, *installed))),
+            "cost_per_second": settings.worker_cost_per_second if merged.cost_per_second is None else merged.cost_per_second,
+            "cost_per_skill": {task: cost for task, cost in merged.cost_per_skill.items() if task in tasks},
+            "resources": lay_over(resources, merged.resources),
+            "software": {"python": platform.python_version(), "pid": os.getpid()},
+        }
+        self._registered_at = 0.0
+
+    def arrives(self) -> None:
+        """From now on it counts as registered."""
+        self._registered_at = time.time()
+
+    def record(self) -> WorkerRecord:
+        """As it is now. Quick: nothing is looked up on the machine."""
+        fixed = self._fixed
+        capabilities: dict[str, int] = fixed["capabilities"]
+        gate = SlotGate.current
+        load = {name: taken for name, taken in gate.load().items() if name in capabilities} if gate is not None else {}
+        full = {name for name, limit in capabilities.items() if load.get(name, 0) >= limit}
+        most = fixed["max_concurrent_tasks"]
+        busy = bool(capabilities) and (len(full) == len(capabilities) or 0 < most <= sum(load.values()))
+        hot_cache = self._runtime.hot_cache
+        return WorkerRecord(
+            **fixed,
+            status="busy" if busy else "idle",
+            supported_tasks=tuple(task for task in fixed["tasks"] if self._capability_of[task] not in full),
+            load=load,
+            hot_cache=tuple(hot_cache),
+            load_times=hot_cache.load_times,
+            registered_at=self._registered_at,
+            seen_at=time.time(),
+        )
+
+
 class Presence(bootsteps.StartStopStep):
-    """Registers before the first fetch, so that a claim always belongs to a boot that somebody watches."""
+    """What the process says of itself, from `arrive` to its end."""
 
     requires = ("celery.worker.components:Pool",)
 
-    def __init__(self, worker: Any, **kwargs: Any) -> None:
-        self._worker = worker
-        super().__init__(worker, **kwargs)
+    _beating: Future[None] | None = None
+    _leaves_at_stop: Runtime | None = None
+    _description: Description
 
     def start(self, worker: Any) -> None:
         runtime: Runtime = worker.app.runtime
         runtime.worker_id = worker.hostname
-        selected = selected_queues(worker.app)
-        orchestrates = selected is not None and ORCHESTRATOR in selected
+        worker.presence = self
         try:
-            runtime.run(self._arrive(runtime, selected, orchestrates), START_SECONDS)
+            self._description = Description(runtime, selected_queues(worker.app))
+        except RegistrationError as exc:
+            raise _refused(exc) from exc
+
+    def arrive(self, worker: Any) -> None:
+        """Registers, once, when the worker is about to fetch: no task could start here before, no claim may be made before it."""
+        if self._beating is not None:
+            return
+        runtime: Runtime = worker.app.runtime
+        description = self._description
+        description.arrives()
+        heartbeat = Heartbeat(runtime, description.record, stop_tasks)
+        try:
+            record = runtime.run(self._arrive(heartbeat), START_SECONDS)
         except (RegistrationError, StoreUnavailableError) as exc:
-            logger.critical("the worker cannot start: %s", exc, extra={"action": "register"})
-            raise SystemExit(1) from exc
-        self._beating = asyncio.run_coroutine_threadsafe(self._beat(runtime, selected, orchestrates), runtime.loop)
-        if orchestrates:
+            raise _refused(exc) from exc
+        logger.info(
+            "registered as %s: %s", record.id, ", ".join(record.tasks) or record.type,
+            extra={"action": "register", "worker_id": record.id},
+        )  # fmt: skip
+        runtime.hot_cache.on_change = heartbeat.changed
+        if SlotGate.current is not None:
+            SlotGate.current.on_change = heartbeat.changed
+        self._beating = asyncio.run_coroutine_threadsafe(heartbeat.run(), runtime.loop)
+        if description.orchestrates:
             self._watch(runtime)
         at_stop = getattr(worker.pool, "at_stop", None)
         if at_stop is not None:
             at_stop(lambda: self._leave(runtime))
         else:
             self._leaves_at_stop = runtime
-
-    _beating: Future[None] | None = None
-    _leaves_at_stop: Runtime | None = None
 
     def stop(self, worker: Any) -> None:
         """Under one of Celery's own pools, which have no farewell: the process leaves here."""
@@ -65,68 +145,17 @@ class Presence(bootsteps.StartStopStep):
 
     terminate = stop
 
-    async def _arrive(self, runtime: Runtime, selected: list[str] | None, orchestrates: bool) -> None:
+    @staticmethod
+    async def _arrive(heartbeat: Heartbeat) -> WorkerRecord:
         """Registers. A store that is still starting is waited for."""
         wait = 0.1
         while True:
             try:
-                await self._register(runtime, selected, orchestrates)
-                return
+                return await heartbeat.register()
             except StoreUnavailableError as exc:
                 logger.warning("registration waits for the store: %s", exc, extra={"action": "register"})
                 await asyncio.sleep(wait)
                 wait = min(2.0, wait * 2)
-
-    async def _register(self, runtime: Runtime, selected: list[str] | None, orchestrates: bool) -> None:
-        record = self._record(runtime, selected, orchestrates)
-        await runtime.store.register(record, record.registered_at, runtime.settings.silence)
-        logger.info(
-            "registered as %s: %s", record.id, ", ".join(record.supported_tasks) or record.type,
-            extra={"action": "register", "worker_id": record.id},
-        )  # fmt: skip
-
-    def _record(self, runtime: Runtime, selected: list[str] | None, orchestrates: bool) -> WorkerRecord:
-        merged = declared()
-        capabilities = {n: c.limit for n, c in capabilities_of(selected).items() if n != ORCHESTRATOR}
-        tasks = [task for task in merged.tasks if merged.capability_of(task) in capabilities]
-        kinds = sorted({w.worker_type for w in merged.workers}) or ["worker"]
-        gate = SlotGate.current
-        load = {n: c for n, c in gate.load().items() if n in capabilities} if gate is not None else {}
-        taken = [load.get(n, 0) >= limit for n, limit in capabilities.items()]
-        full = bool(taken) and (all(taken) or sum(load.values()) >= merged.max_concurrent_tasks)
-        now = time.time()
-        return WorkerRecord(
-            id=runtime.worker_id,
-            boot_id=runtime.boot_id,
-            type=ORCHESTRATOR if orchestrates and not tasks else ",".join(kinds),
-            status="busy" if full else "idle",
-            supported_tasks=tuple(sorted(tasks)),
-            capabilities=capabilities,
-            max_concurrent_tasks=merged.max_concurrent_tasks if tasks else 0,
-            load=load,
-            hot_cache=tuple(sorted(runtime.hot_cache)),
-            skill_dependencies=merged.skill_dependencies,
-            resources={"cpu_cores": os.cpu_count() or 1},
-            software={"python": platform.python_version(), "pid": os.getpid()},
-            registered_at=now,
-            seen_at=now,
-        )
-
-    async def _beat(self, runtime: Runtime, selected: list[str] | None, orchestrates: bool) -> None:
-        """Until cancelled. Whatever goes wrong with one heartbeat, the next one comes: silence means death."""
-        settings = runtime.settings
-        while True:
-            await asyncio.sleep(settings.heartbeat)
-            try:
-                record = self._record(runtime, selected, orchestrates)
-                known = await runtime.store.heartbeat(record.id, record.boot_id, record.seen_at, settings.silence, record)
-                if not known:
-                    logger.warning("this process was counted as dead; it registers again", extra={"action": "register"})
-                    await self._register(runtime, selected, orchestrates)
-            except StoreUnavailableError as exc:
-                logger.warning("a heartbeat is lost: %s", exc, extra={"action": "heartbeat"})
-            except Exception:
-                logger.exception("a heartbeat failed", extra={"action": "heartbeat"})
 
     @staticmethod
     def _watch(runtime: Runtime) -> None:
@@ -140,3 +169,17 @@ class Presence(bootsteps.StartStopStep):
         if self._beating is not None:
             self._beating.cancel()
         await runtime.store.unregister(runtime.worker_id, runtime.boot_id)
+
+
+def _refused(exc: Exception) -> SystemExit:
+    logger.critical("the worker cannot start: %s", exc, extra={"action": "register"})
+    return SystemExit(1)
+
+
+class Arrival(bootsteps.StartStopStep):
+    """Registers the process when its consumer starts, which is after Celery has waited for its neighbours' answers."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, c: Any) -> None:
+        c.controller.presence.arrive(c.controller)

@@ -29,6 +29,7 @@ from pebble import ProcessPool
 
 from avtomatika._child import die_with_parent
 from avtomatika.errors import AvtomatikaError, TaskError
+from avtomatika.worker.hotcache import hot_cache
 from avtomatika.worker.pool import AsyncPool
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,15 @@ class _Outcome:
     error: tuple[str, str, str] | None = None  # type name, message, traceback
 
 
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """Who is told what a child says during one run."""
+
+    child: ProcessPool
+    on_progress: OnProgress
+    on_cache: OnCache | None
+
+
 class ProcessRunner:
     """Runs functions in child processes: as many as run at once, started when needed and used again. Of one event loop."""
 
@@ -85,7 +95,8 @@ class ProcessRunner:
         self._idle: list[ProcessPool] = []
         self._busy: dict[ProcessPool, asyncio.Future[_Outcome] | None] = {}
         self._closed = False
-        self._listeners: dict[str, tuple[OnProgress, OnCache | None]] = {}
+        self._listeners: dict[str, _Listener] = {}
+        self._models: dict[ProcessPool, set[str]] = {}  # which child holds which models
         self._folder: Path | None = None
         self._server: asyncio.Server | None = None
         self._starting = asyncio.Lock()
@@ -117,8 +128,8 @@ class ProcessRunner:
         address = await self._listen()
         run_id = uuid.uuid4().hex
         plain = {name: value for name, value in context.items() if not callable(value)}
-        self._listeners[run_id] = (on_progress, on_cache)
         child = self._idle.pop() if self._idle else self._new_child()
+        listener = self._listeners[run_id] = _Listener(child, on_progress, on_cache)
         self._busy[child] = None
         # In a thread: the first call starts the process, which takes a while.
         arguments = (str(path), task_name, params, plain, str(address), run_id)
@@ -128,13 +139,13 @@ class ProcessRunner:
             outcome = await waiting
         except asyncio.CancelledError:
             await _done(scheduled)
-            await self._kill(child)
+            await self._end(listener)
             if self._closed:
                 raise ProcessTaskError(f"the process of {task_name} was ended: the worker stops") from None
             raise
         except Exception as exc:
             # The process died, was killed, or gave back what cannot be carried over: pebble says it in many ways.
-            await self._kill(child)
+            await self._end(listener)
             raise ProcessTaskError(f"the process of {task_name} gave no result: {exc!r}", type(exc).__name__) from exc
         else:
             self._idle.append(child)
@@ -164,6 +175,12 @@ class ProcessRunner:
     def _new_child(self) -> ProcessPool:
         return ProcessPool(max_workers=1, initializer=_prepare_child, initargs=(list(sys.path),), context=self._context)
 
+    async def _end(self, listener: _Listener) -> None:
+        """Kills a child; the models that only it held are loaded no longer."""
+        await self._kill(listener.child)
+        for model in self._models.pop(listener.child, set()):
+            await self._tell_cache(listener, "remove", model)
+
     async def _kill(self, child: ProcessPool) -> None:
         """Returns when the process is gone, whatever cancels the caller meanwhile."""
         child.stop()  # type: ignore[no-untyped-call]
@@ -189,16 +206,36 @@ class ProcessRunner:
             writer.close()
 
     async def _tell(self, run_id: str, kind: str, *values: Any) -> None:
-        on_progress, on_cache = self._listeners.get(run_id, (None, None))
-        call: Callable[..., Awaitable[Any] | None] | None = on_progress if kind == "progress" else on_cache
-        if call is None:
+        listener = self._listeners.get(run_id)
+        if listener is None:
             return
-        try:
-            answer = call(*values) if kind == "progress" else call(kind, *values)
-            if inspect.isawaitable(answer):
-                await answer
-        except Exception:
-            logger.exception("a report of a child process was not taken", extra={"action": "progress_failed"})
+        if kind == "progress":
+            await _taken(listener.on_progress, *values)
+            return
+        model, seconds = values
+        held = self._models.setdefault(listener.child, set())
+        if kind == "add":
+            held.add(model)
+        else:
+            held.discard(model)
+        if seconds is not None:
+            hot_cache().learn(model, seconds)
+        await self._tell_cache(listener, kind, model)
+
+    async def _tell_cache(self, listener: _Listener, kind: str, model: str) -> None:
+        """A model is loaded as long as any child holds it."""
+        held_elsewhere = any(model in held for held in self._models.values())
+        if listener.on_cache is not None and (kind == "add" or not held_elsewhere):
+            await _taken(listener.on_cache, kind, model)
+
+
+async def _taken(call: Callable[..., Awaitable[Any] | None], *values: Any) -> None:
+    try:
+        answer = call(*values)
+        if inspect.isawaitable(answer):
+            await answer
+    except Exception:
+        logger.exception("a report of a child process was not taken", extra={"action": "progress_failed"})
 
 
 def _start_method() -> str:
@@ -256,19 +293,22 @@ def _die_with_worker() -> None:
 
 
 class _Line:
-    """The child's side of the socket, opened at the first word."""
+    """The child's side of the socket, opened at the first word; any thread of the child may speak."""
 
     def __init__(self, address: str, run_id: str) -> None:
         self._address = address
         self._run_id = run_id
         self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
 
     def say(self, kind: str, *values: Any) -> None:
+        line = json.dumps([self._run_id, kind, *values]).encode() + b"\n"
         try:
-            if self._socket is None:
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                self._socket.connect(self._address)
-            self._socket.sendall(json.dumps([self._run_id, kind, *values]).encode() + b"\n")
+            with self._lock:
+                if self._socket is None:
+                    self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                    self._socket.connect(self._address)
+                self._socket.sendall(line)
         except OSError as exc:
             logger.debug("the parent does not listen: %r", exc)
 
@@ -294,9 +334,10 @@ def _in_child(path: str, task_name: str, params: dict[str, Any], context: dict[s
     context = {
         **context,
         "send_progress": send_progress,
-        "add_to_hot_cache": lambda model: line.say("add", model),
-        "remove_from_hot_cache": lambda model: line.say("remove", model),
+        "add_to_hot_cache": hot_cache().add,
+        "remove_from_hot_cache": hot_cache().discard,
     }
+    hot_cache().on_report = line.say
     try:
         workers = [value for value in vars(load_module(Path(path))).values() if isinstance(value, Worker)]
         task = next((worker.tasks[task_name] for worker in workers if task_name in worker.tasks), None)
@@ -309,4 +350,5 @@ def _in_child(path: str, task_name: str, params: dict[str, Any], context: dict[s
     except Exception as exc:
         return _Outcome(error=(type(exc).__name__, str(exc), traceback.format_exc()))
     finally:
+        hot_cache().on_report = None
         line.close()

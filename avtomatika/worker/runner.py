@@ -18,11 +18,11 @@ from avtomatika.broker.messages import prepare
 from avtomatika.compiler import resume_key
 from avtomatika.errors import ErrorCode, StoreUnavailableError, TaskError
 from avtomatika.jobs import JSON, Message, Result, ResultError
-from avtomatika.results import TIMED_OUT
+from avtomatika.results import LATE, TIMED_OUT, outcome_of
 from avtomatika.state.base import ClaimOutcome, TaskClaim
 from avtomatika.worker.pool import CancelReason, Requeue, TaskRequest, current_cancel_reason
 from avtomatika.worker.requests import request_of, request_of_context
-from avtomatika.worker.sdk import TaskDeclaration
+from avtomatika.worker.sdk import TaskDeclaration, declared
 
 if TYPE_CHECKING:
     from avtomatika.runtime import Runtime
@@ -131,6 +131,7 @@ class Attempt:
 
     async def run(self) -> Any:
         claim = await self._store(lambda: self._claim())
+        await self._runtime.publisher.flush(claim.outbox)
         if claim.outcome is not ClaimOutcome.OK:
             logger.info(
                 "attempt %s is not run: %s", self.task_id, claim.outcome.value, extra={"action": "claim", "job_id": self.job_id}
@@ -156,7 +157,12 @@ class Attempt:
     def _claim(self) -> Awaitable[TaskClaim]:
         runtime = self._runtime
         return runtime.store.claim_task(
-            self.task_id, runtime.worker_id, runtime.boot_id, time.time(), runtime.settings.worker_timeout_seconds
+            self.task_id,
+            runtime.worker_id,
+            runtime.boot_id,
+            time.time(),
+            runtime.settings.worker_timeout_seconds,
+            declared().capability_of(self._declaration.name),
         )
 
     async def _call(self, claim: TaskClaim) -> Result:
@@ -200,13 +206,16 @@ class Attempt:
     async def _finish(self, result: Result, meta: JSON) -> None:
         runtime = self._runtime
         message = self._message(result, meta)
-        done = await runtime.store.finish_task(self.task_id, runtime.boot_id, result, message, time.time())
+        now = time.time()
+        done = await runtime.store.finish_task(self.task_id, runtime.boot_id, result, message, now, outcome_of(result))
         if not done.applied:
             logger.info(
                 "the result of %s is not taken: the attempt is over", self.task_id,
                 extra={"action": "finish", "job_id": self.job_id},
             )  # fmt: skip
             await runtime.store.drop_claim(runtime.boot_id, task_id=self.task_id)
+            if result.status != Result.CANCELLED:
+                await runtime.store.note_outcome(runtime.worker_id, LATE, now)
         await runtime.publisher.flush(done.outbox)
 
     async def revoked(self) -> None:

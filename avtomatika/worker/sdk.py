@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,6 +20,7 @@ from avtomatika.broker.queues import ORCHESTRATOR, queue_name
 from avtomatika.errors import InvalidInputError, RegistrationError
 from avtomatika.jobs import JSON
 from avtomatika.settings import get_settings
+from avtomatika.worker.resources import check_resources, join_same
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,13 +100,21 @@ class TaskDeclaration:
 
 
 class Worker:
-    """Declares tasks and limits.
+    """Declares tasks, limits, and what the machine is that they run on.
 
     Args:
         worker_type: a name for people and views.
         max_concurrent_tasks: how many tasks run at once over all capabilities.
         task_type_limits: capability -> how many of its tasks run at once; without one, the global limit holds.
         skill_dependencies: task name -> models that must be loaded for it to count as hot.
+        cost_per_second: what a second of work costs here, in the fleet's currency; None leaves it to WORKER_COST_PER_SECOND.
+        cost_per_skill: task name -> what a second of it costs instead.
+        resources: laid over what is found on the machine: `{"gpu_info": {"model": "T4", "vram_gb": 16}, "region": "eu"}`;
+            None takes away what was found.
+        installed_models: names of the models on the disk.
+
+    Raises:
+        RegistrationError: a value does not fit; the message names the argument.
     """
 
     def __init__(
@@ -113,6 +123,11 @@ class Worker:
         max_concurrent_tasks: int = 10,
         task_type_limits: Mapping[str, int] | None = None,
         skill_dependencies: Mapping[str, Collection[str]] | None = None,
+        *,
+        cost_per_second: float | None = None,
+        cost_per_skill: Mapping[str, float] | None = None,
+        resources: Mapping[str, Any] | None = None,
+        installed_models: Collection[str] = (),
     ) -> None:
         if max_concurrent_tasks < 1:
             raise RegistrationError(f"max_concurrent_tasks must be at least 1, not {max_concurrent_tasks}")
@@ -122,7 +137,13 @@ class Worker:
         self.worker_type = worker_type
         self.max_concurrent_tasks = max_concurrent_tasks
         self.task_type_limits = dict(task_type_limits or {})
-        self.skill_dependencies = {name: list(models) for name, models in (skill_dependencies or {}).items()}
+        self.skill_dependencies = {
+            task: check_names(models, f"skill_dependencies[{task!r}]") for task, models in (skill_dependencies or {}).items()
+        }
+        self.cost_per_second = None if cost_per_second is None else _amount(cost_per_second, "cost_per_second")
+        self.cost_per_skill = {task: _amount(cost, f"cost_per_skill[{task!r}]") for task, cost in (cost_per_skill or {}).items()}
+        self.resources = check_resources(resources or {}, "resources")
+        self.installed_models = check_names(installed_models, "installed_models")
         self.tasks: dict[str, TaskDeclaration] = {}
 
     def task(self, name: str | None = None, task_type: str | None = None, *, process: bool = False) -> Callable[[F], F]:
@@ -139,8 +160,8 @@ class Worker:
             for label, value in (("task name", task), ("task_type", task_type)):
                 if value is not None and (not value or value != value.strip() or " " in value):
                     raise RegistrationError(f"{label} {value!r} must be a non-empty name without spaces")
-            if task_type == ORCHESTRATOR:
-                raise RegistrationError(f"task {task!r}: the capability {ORCHESTRATOR!r} belongs to the engine; name another")
+            if task_type in (ORCHESTRATOR, "worker"):
+                raise RegistrationError(f"task {task!r}: the capability {task_type!r} belongs to the engine; name another")
             if task_type is not None and "." in task_type:
                 raise RegistrationError(
                     f"task {task!r}: a task_type has no dot, since queues are named <task_type>.<task>; not {task_type!r}"
@@ -153,6 +174,22 @@ class Worker:
             return func
 
         return register
+
+
+def _amount(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
+        raise RegistrationError(f"{where} must be a number of at least 0, not {value!r}")
+    return float(value)
+
+
+def check_names(names: Collection[str], where: str) -> list[str]:
+    """Model names as a list without repetitions. Raises RegistrationError."""
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise RegistrationError(f"{where} must be a list of model names, not {names!r}")
+    for name in names:
+        if not isinstance(name, str) or not name or name != name.strip():
+            raise RegistrationError(f"{where} holds {name!r}; a model's name is a text without spaces around it")
+    return list(dict.fromkeys(names))
 
 
 def _source(func: Callable[..., Any]) -> Path | None:
@@ -179,11 +216,15 @@ class Declared:
     tasks: dict[str, TaskDeclaration] = field(default_factory=dict)
     capability_limits: dict[str, int] = field(default_factory=dict)
     skill_dependencies: dict[str, list[str]] = field(default_factory=dict)
+    cost_per_second: float | None = None
+    cost_per_skill: dict[str, float] = field(default_factory=dict)
+    resources: JSON = field(default_factory=dict)
+    installed_models: tuple[str, ...] = ()
     max_concurrent_tasks: int = 0
     pinned: dict[str, str] = field(default_factory=dict)
 
     def use(self, worker: Worker) -> None:
-        """Adds a Worker; all or nothing. A task declared twice or two limits for one capability refuse it."""
+        """Adds a Worker; all or nothing. What two of them say differently is refused, and so is the name of an unknown task."""
         if worker in self.workers:
             return
         for name, task in worker.tasks.items():
@@ -199,10 +240,27 @@ class Declared:
                     f"capability {capability!r} is limited to {other} and to {limit} by two Worker objects; "
                     "give both the same limit"
                 )
+        for argument in ("skill_dependencies", "cost_per_skill"):
+            for task in getattr(worker, argument):
+                if task not in worker.tasks:
+                    raise RegistrationError(
+                        f"{argument} names the task {task!r}, which its Worker does not declare; declared: {sorted(worker.tasks)}"
+                    )
+        costs = {cost for cost in (self.cost_per_second, worker.cost_per_second) if cost is not None}
+        if len(costs) > 1:
+            raise RegistrationError(
+                f"cost_per_second is {self.cost_per_second} and {worker.cost_per_second} by two Worker objects; "
+                "a process has one; use cost_per_skill for single tasks"
+            )
+        resources = join_same(self.resources, worker.resources)
         self.workers.append(worker)
         self.tasks.update(worker.tasks)
         self.capability_limits.update(worker.task_type_limits)
         self.skill_dependencies.update(worker.skill_dependencies)
+        self.cost_per_skill.update(worker.cost_per_skill)
+        self.cost_per_second = next(iter(costs), None)
+        self.resources = resources
+        self.installed_models = tuple(dict.fromkeys((*self.installed_models, *worker.installed_models)))
         self.max_concurrent_tasks += worker.max_concurrent_tasks
 
     def capability_of(self, task: str) -> str:

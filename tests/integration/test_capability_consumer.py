@@ -16,7 +16,7 @@ import kombu
 import pytest
 from celery import Celery
 
-from avtomatika.broker.queues import capability_queue
+from avtomatika.broker.queues import capability_queue, direct_queue
 from avtomatika.broker.redis import PRIORITY_STEPS, prepare_push, redis_priority
 from avtomatika.jobs import Message
 from tests.support.polling import eventually
@@ -58,18 +58,20 @@ class Fleet:
     def on_redis(self) -> bool:
         return self.broker.broker_url.startswith("redis")
 
-    def worker(self, *queues: str, global_limit: int = 10, **env: str) -> CeleryWorkerProcess:
+    def worker(self, *queues: str, global_limit: int = 10, node: str | None = None, **env: str) -> CeleryWorkerProcess:
         settings = {**self.broker.env, "GLOBAL_LIMIT": str(global_limit), "SHUTDOWN_GRACE_SECONDS": "0.3", **env}
-        node = self.processes.make(
-            CeleryWorkerProcess, APP, queues=queues, env=settings, cwd=REPOSITORY, options=("-c", "8", "--without-mingle")
+        options = ("-c", "8", "--without-mingle")
+        made = self.processes.make(
+            CeleryWorkerProcess, APP, queues=queues, node=node, env=settings, cwd=REPOSITORY, options=options
         )
-        self.nodes.append(node)
-        return node
+        self.nodes.append(made)
+        return made
 
     def send(self, queue: str, seconds: float, *names: str, task: str = "work", **options: object) -> list[str]:
         """Publishes as the engine does: through the default exchange, to a declared queue."""
-        target = capability_queue(self.broker.queue_prefix + queue)
-        capability = queue.partition(".")[0]
+        direct = queue.startswith("worker.")
+        target = (direct_queue if direct else capability_queue)(self.broker.queue_prefix + queue)
+        capability = queue.rpartition(".")[2] if direct else queue.partition(".")[0]
         with self.client.connection_for_write() as connection, self.client.amqp.Producer(connection) as producer:
             return [
                 self.client.send_task(task, args=(capability, name, seconds), queue=target, producer=producer, **options).id
@@ -204,11 +206,68 @@ def test_queues_are_added_and_cancelled_at_run_time(fleet: Fleet) -> None:
     fleet.client.control.cancel_consumer(f"{prefix}gpu.train", destination=[node.node], reply=True)
     reply = fleet.client.control.inspect(destination=[node.node]).active_queues() or {}
     names = {queue["name"] for queue in reply[node.node]}
-    assert names == {f"{prefix}gpu", f"{prefix}gpu.later", f"{prefix}mine"}
+    assert names == {f"{prefix}gpu", f"{prefix}gpu.later", f"{prefix}worker.{node.node}.gpu", f"{prefix}mine"}
     fleet.send("gpu.train", 0, "not-consumed")
     fleet.send("gpu.later", 0, "still-consumed")
     fleet.wait_for("end", "still-consumed")
     assert fleet.depth("gpu.train") == 1
+
+
+def test_a_worker_has_a_direct_queue_of_each_capability_that_it_consumes(fleet: Fleet) -> None:
+    node = fleet.worker("gpu")
+    other = fleet.worker("gpu", "cpu")
+    fleet.send(f"worker.{other.node}.gpu", 0, "other")
+    fleet.send(f"worker.{node.node}.gpu", 600, "mine")
+    fleet.wait_for("end", "other")
+    fleet.wait_for("start", "mine")
+
+    running = fleet.client.control.inspect(timeout=5, destination=[node.node]).active() or {}
+
+    assert [request["args"][1] for request in running[node.node]] == ["mine"]
+    prefix = fleet.broker.queue_prefix
+    queues = fleet.client.control.inspect(timeout=5, destination=[node.node, other.node]).active_queues() or {}
+    direct = {name: {q["name"] for q in found if "worker." in q["name"]} for name, found in queues.items()}
+    assert direct == {
+        node.node: {f"{prefix}worker.{node.node}.gpu"},
+        other.node: {f"{prefix}worker.{other.node}.gpu", f"{prefix}worker.{other.node}.cpu"},
+    }
+
+
+def test_direct_and_plain_queues_share_the_slots_of_their_capability(fleet: Fleet) -> None:
+    node = fleet.worker("gpu", "cpu")
+    names = {f"{kind}{n}" for kind in ("gp", "gd", "cp", "cd") for n in range(15)}
+    fleet.send("gpu.train", 0.01, *(f"gp{n}" for n in range(15)))
+    fleet.send("cpu.resize", 0.02, *(f"cp{n}" for n in range(15)))
+    fleet.send(f"worker.{node.node}.gpu", 0.01, *(f"gd{n}" for n in range(15)))
+    fleet.send(f"worker.{node.node}.cpu", 0.02, *(f"cd{n}" for n in range(15)))
+
+    fleet.wait_for("end", *names)
+
+    starts = [line for line in fleet.lines() if line.what == "start"]
+    assert Counter(line.name for line in starts) == Counter(names)
+    assert max(line.of_capability for line in starts if line.capability == "gpu") == 1
+    assert max(line.of_capability for line in starts if line.capability == "cpu") <= 4
+
+
+def test_neither_a_backlog_nor_a_stream_of_direct_tasks_starves_the_other_queue(fleet: Fleet) -> None:
+    node = f"worker@{fleet.broker.namespace}"
+    direct = f"worker.{node}.gpu"
+    # The backlog has the higher priority: a direct task holds a slot already and must not wait for it.
+    high = {"priority": redis_priority(10) if fleet.on_redis else 10}
+    low = {"priority": redis_priority(0) if fleet.on_redis else 0}
+    fleet.send("gpu.train", 0.02, *(f"p{n}" for n in range(40)), **high)
+    fleet.send(direct, 0.02, *(f"d{n}" for n in range(3)), **low)
+    fleet.worker("gpu", node=node)
+    fleet.wait_for("end", *(f"p{n}" for n in range(40)), "d0", "d1", "d2")
+
+    order = fleet.named("start")
+    assert order.index("d2") < 30
+
+    fleet.send(direct, 0.02, *(f"dd{n}" for n in range(40)), **high)
+    fleet.send("gpu.train", 0.02, *(f"pp{n}" for n in range(3)), **low)
+    fleet.wait_for("end", *(f"dd{n}" for n in range(40)), "pp2")
+    order = [name for name in fleet.named("start") if name[:2] in ("dd", "pp")]
+    assert order.index("pp2") < 30
 
 
 def test_sigterm_hands_back_what_is_unfinished_and_loses_nothing(fleet: Fleet) -> None:

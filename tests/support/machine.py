@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from avtomatika.engine.draft import new_job_commit
 from avtomatika.engine.results import Engine
 from avtomatika.engine.watcher import Watcher
 from avtomatika.jobs import Event, Job, JobStatus, Message, Result, Timer, WorkerRecord, new_id
+from avtomatika.results import outcome_of
 from avtomatika.settings import read_settings
 from avtomatika.state.base import ClaimOutcome
 from avtomatika.state.memory import MemoryStore
@@ -36,7 +38,7 @@ class Killed(BaseException):
     """Raised in a handler or in a worker's function: the process is gone in the middle of it, without a word."""
 
 
-class QueuedProbe:
+class LocalProbe:
     """Knows what is still in the queue, since it can look."""
 
     def __init__(self, queue: list[Message]) -> None:
@@ -44,6 +46,9 @@ class QueuedProbe:
 
     async def passed(self, message: Message, published_at: float) -> bool:
         return all(queued.headers["id"] != message.headers["id"] for queued in self._queue)
+
+    async def purge(self, queues: Sequence[str]) -> None:
+        self._queue[:] = [message for message in self._queue if message.queue not in queues]
 
 
 class LocalPublisher:
@@ -67,6 +72,11 @@ class Machine:
     Args:
         workers: task name -> function of its params; it returns an envelope or a value, or raises `Killed`.
         push: whether commits push their messages, as where broker and state are one Redis.
+        slots: how many tasks a worker runs at once, as the store counts it.
+
+    Attributes:
+        boots: boot ids of the live workers; plain messages are taken by the one named `worker`, direct ones by their own.
+        stopped: (worker, task) that workers were told to stop.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class Machine:
         *blueprints: Blueprint,
         workers: dict[str, Callable[..., Any]] | None = None,
         push: bool = True,
+        slots: int = 1000,
         **settings: Any,
     ) -> None:
         self.now = NOW
@@ -90,15 +101,32 @@ class Machine:
         self.registry._by_name.update((blueprint.name, blueprint) for blueprint in blueprints)
         self.runtime = SimpleNamespace(settings=self.settings, store=self.store)
         engine_tasks.register(self.app, self.runtime)
-        self.worker_boot = new_id()
+        self.slots = slots
+        self.boots: dict[str, str] = {}
+        self.records: dict[str, WorkerRecord] = {}
+        self.stopped: list[tuple[str, str]] = []
+
+    @property
+    def worker_boot(self) -> str:
+        return self.boots["worker"]
 
     async def start(self) -> Machine:
         """Registers an orchestrator and a worker; the worker's tasks are pinned to `cpu`."""
-        self._orchestrate()
-        await self._register("orchestrator", self.runtime.boot_id)
-        await self._register("worker", self.worker_boot)
-        await self.store.pin_tasks(dict.fromkeys(self.workers, "cpu"))
+        await self.restart_orchestrator()
+        await self.add_worker("worker")
         return self
+
+    async def add_worker(self, worker_id: str, **fields: Any) -> WorkerRecord:
+        """Registers a worker of the capability `cpu` that knows every task; under an id that is there, another boot of it."""
+        self.boots[worker_id] = new_id()
+        tasks = tuple(sorted(self.workers))
+        given = {"tasks": tasks, "supported_tasks": tasks, "capabilities": {"cpu": self.slots}, **fields}
+        await self.store.pin_tasks(dict.fromkeys(self.workers, "cpu"))
+        return await self._register(WorkerRecord(worker_id, self.boots[worker_id], registered_at=self.now, **given))
+
+    async def end_worker(self, worker_id: str) -> None:
+        """A worker is gone for good."""
+        await self.store.unregister(worker_id, self.boots.pop(worker_id))
 
     def _orchestrate(self) -> None:
         self.runtime.boot_id = new_id()
@@ -110,19 +138,26 @@ class Machine:
             settings=self.settings,
             boot_id=self.runtime.boot_id,
             clock=lambda: self.now,
+            stop=self._stop,
         )
-        self.watcher = Watcher(self.engine, QueuedProbe(self.queue))
+        self.watcher = Watcher(self.engine, LocalProbe(self.queue))
 
-    async def _register(self, worker_id: str, boot_id: str) -> None:
-        await self.store.register(WorkerRecord(worker_id, boot_id, registered_at=self.now), self.now, FOREVER)
+    async def _stop(self, stops: Sequence[tuple[str, str]]) -> None:
+        self.stopped += stops
+
+    async def _register(self, record: WorkerRecord) -> WorkerRecord:
+        self.records[record.id] = record
+        await self.store.register(record, self.now, FOREVER)
+        return record
 
     async def restart_orchestrator(self) -> None:
         self._orchestrate()
-        await self._register("orchestrator", self.runtime.boot_id)
+        await self._register(WorkerRecord("orchestrator", self.runtime.boot_id, "orchestrator", registered_at=self.now))
 
-    async def restart_worker(self) -> None:
-        self.worker_boot = new_id()
-        await self._register("worker", self.worker_boot)
+    async def restart_worker(self, worker_id: str = "worker") -> None:
+        """Another boot of the same worker."""
+        self.boots[worker_id] = new_id()
+        await self._register(replace(self.records[worker_id], boot_id=self.boots[worker_id], registered_at=self.now))
 
     # --- Jobs ------------------------------------------------------------------------------------------------------------------
 
@@ -155,7 +190,8 @@ class Machine:
         args, kwargs, embed = json.loads(message.body)
         name = message.headers["task"]
         if not name.startswith("avtomatika."):
-            await self._work(name, kwargs, embed)
+            await self._work(_worker_of(message), name, kwargs, embed)
+            await self.settled()
             return
         chain = embed.get("chain") or []
         request = TaskRequest(message.headers["id"], name, args, kwargs, message.headers, chain, None, None, {})
@@ -163,25 +199,37 @@ class Machine:
             await self.app.tasks[name].run_async(request)
         except Killed:
             await self.restart_orchestrator()
+        finally:
+            await self.settled()
 
-    async def _work(self, name: str, kwargs: dict[str, Any], embed: dict[str, Any]) -> None:
-        task_id, boot_id = kwargs["task_id"], self.worker_boot
-        claim = await self.store.claim_task(task_id, "worker", boot_id, self.now, self.settings.worker_timeout_seconds)
-        if claim.outcome is not ClaimOutcome.OK:
+    async def settled(self) -> None:
+        """What the dispatcher does in the background is done."""
+        await self.engine.dispatcher.settled()
+
+    async def claim(self, task_id: str, worker_id: str = "worker") -> bool:
+        """A worker begins an attempt, and does not end it."""
+        timeout = self.settings.worker_timeout_seconds
+        claim = await self.store.claim_task(task_id, worker_id, self.boots[worker_id], self.now, timeout, "cpu")
+        await self.publisher.flush(claim.outbox)
+        return claim.outcome is ClaimOutcome.OK
+
+    async def _work(self, worker_id: str, name: str, kwargs: dict[str, Any], embed: dict[str, Any]) -> None:
+        task_id, boot_id = kwargs["task_id"], self.boots.get(worker_id)
+        if boot_id is None or not await self.claim(task_id, worker_id):
             return
         try:
             value = self.workers[name](**kwargs["params"])
             result = Result.from_value(await value if inspect.isawaitable(value) else value)
         except Killed:
-            await self.restart_worker()
+            await self.restart_worker(worker_id)
             return
-        await self.report(task_id, boot_id, result, maybe_signature(embed["chain"][-1], app=self.app))
+        await self.report(task_id, boot_id, result, maybe_signature(embed["chain"][-1], app=self.app), worker_id)
 
-    async def report(self, task_id: str, boot_id: str, result: Result, resume: Any) -> bool:
-        meta = {"worker_id": "worker"}
+    async def report(self, task_id: str, boot_id: str, result: Result, resume: Any, worker_id: str = "worker") -> bool:
+        meta = {"worker_id": worker_id}
         resume = resume.clone(args=({**result.to_dict(), "meta": meta},))
         message = prepare(self.app, resume, self.now, declare="default", key=resume_key(task_id))
-        done = await self.store.finish_task(task_id, boot_id, result, message, self.now)
+        done = await self.store.finish_task(task_id, boot_id, result, message, self.now, outcome_of(result))
         await self.publisher.flush(done.outbox)
         return done.applied
 
@@ -201,13 +249,16 @@ class Machine:
     async def tick(self, seconds: float = 0.0) -> None:
         """Lets time pass, then does what is due."""
         self.now += seconds
+        await self.engine.dispatcher.look()
         await self._lead()
         await self.watcher.tick()
+        await self.settled()
 
     async def repair(self, seconds: float = 0.0) -> None:
         self.now += seconds
         await self._lead()
         await self.watcher.repair()
+        await self.settled()
 
     def timers(self) -> list[Timer]:
         return sorted((Timer.from_member(m, due) for m, due in self.store._timers.items()), key=lambda timer: timer.due)
@@ -223,6 +274,12 @@ class Machine:
             if not timers:
                 return
             await self.tick(max(0.0, timers[0].due - self.now))
+
+
+def _worker_of(message: Message) -> str:
+    """Who takes a message: the worker whose direct queue it is in, `worker.<id>.<capability>`, or the one named `worker`."""
+    parts = message.queue.split(".")
+    return ".".join(parts[1:-1]) if parts[0] == "worker" and len(parts) > 2 else "worker"
 
 
 def ended(job: Job) -> tuple[JobStatus, str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -169,9 +170,14 @@ def _written(default: object) -> str:
     if default is None:
         return "not set"
     assert not isinstance(default, SecretStr), "a secret has no default"
+    if isinstance(default, dict | tuple):
+        return f"`{json.dumps(default)}`"
     return f"`{default}`" if str(default) else "empty"
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
-    expected = {name.upper().rstrip("_"): _written(field.default) for name, field in Settings.model_fields.items()}
+    expected = {
+        name.upper().rstrip("_"): _written(field.get_default(call_default_factory=True))
+        for name, field in Settings.model_fields.items()
+    }
     assert _listed_settings() == expected

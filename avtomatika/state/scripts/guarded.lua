@@ -1,22 +1,93 @@
 -- Runs a list of commands, all or none, if every guard holds.
 -- KEYS: one key a guard; the first is the record that the change belongs to.
--- ARGV: JSON: [nonce, [[field, expected value or ''], ... one a guard], [[word, ...], ... the commands]].
--- Returns 1 when applied, 2 when this very call (by its nonce) was applied before, 0 when a guard does not hold.
+-- ARGV: JSON: [nonce, now, [[field, expected value or ''], ... one a guard], [[word, ...], ... the commands]].
+-- A command is Redis's own, or one of those below, whose names begin with @.
+-- Returns {1, what the caller has to do now} when applied, {2} when this very call (by its nonce) was applied before, {0} when a guard
+-- does not hold.
 local change = cjson.decode(ARGV[1])
-local nonce, guards = change[1], change[2]
+local nonce, now, guards = change[1], change[2], change[3]
+local OWN = {}
+
+OWN['@enter'] = function(command)
+  enter(command[2], command[3], now)
+end
+
+OWN['@move'] = function(command)
+  move(command[2], command[3], now)
+end
+
+OWN['@drop'] = function(command)
+  drop(command[2], now)
+end
+
+-- An attempt has ended well or badly: its leases and its slot are free.
+OWN['@ended'] = function(command)
+  local id, what = command[2], command[3]
+  local found = redis.call('HMGET', key('task', id), 'lk', 'w')
+  end_leases(id, found[1], now)
+  slot_freed(found[2])
+  if what ~= '' then
+    note_outcome(found[2], what, now)
+  end
+end
+
+-- A claimed attempt is back in its queue.
+OWN['@released'] = function(command)
+  local id = command[2]
+  local found = redis.call('HMGET', key('task', id), 'ty', 'tb', 'tc')
+  if found[2] then
+    redis.call('HSET', key('claims', found[2]), 'd:' .. id, found[3])
+  else
+    redis.call('SADD', key('queued', found[1]), id)
+  end
+end
+
+-- An assigned attempt waits for a pick again.
+OWN['@unassign'] = function(command)
+  local id, avoided = command[2], command[3]
+  local task = key('task', id)
+  local found = redis.call('HMGET', task, 'ty', 'ln', 'lm', 'sq', 'tb', 'tw', 'lk')
+  local task_type, lane, meta = found[1], found[2], cjson.decode(found[3])
+  redis.call('HDEL', key('claims', found[5]), 'd:' .. id)
+  redis.call('HDEL', task, 'tb', 'tw', 'tc', 'fu')
+  redis.call('HSET', task, 'st', 'waiting')
+  redis.call('ZREM', key('unclaimed'), id)
+  redis.call('ZADD', key('lane', task_type, lane), found[4], id)
+  redis.call('HSET', key('lanes', task_type), lane, found[3])
+  if redis.call('HEXISTS', key('parked'), task_type .. '\n' .. lane) == 0 then
+    if redis.call('ZSCORE', ready_key('p', task_type), lane) then
+      note_pick(task_type)
+    else
+      make_ready(task_type, lane, meta)
+    end
+  end
+  end_leases(id, found[7], now)
+  if avoided ~= '' and redis.call('EXISTS', key('worker', found[6])) == 1 then
+    redis.call('HSET', key('worker', found[6]), 'su', 1)
+    reindex(found[6], false)
+  else
+    slot_freed(found[6])
+  end
+end
+
 if redis.call('HGET', KEYS[1], 'n') == nonce then
-  return 2
+  return {2}
 end
 for g = 1, #KEYS do
   local found = redis.call('HGET', KEYS[g], guards[g][1]) or ''
   if found ~= guards[g][2] then
-    return 0
+    return {0}
   end
 end
-for _, command in ipairs(change[3]) do
-  redis.call(unpack(command))
+for _, command in ipairs(change[4]) do
+  local own = OWN[command[1]]
+  if own then
+    own(command)
+  else
+    redis.call(unpack(command))
+  end
 end
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], 'n', nonce)
 end
-return 1
+return {1, outcome()}

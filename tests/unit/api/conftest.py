@@ -13,10 +13,11 @@ from aiohttp.test_utils import TestClient, TestServer
 from avtomatika.api.app import create_app
 from avtomatika.blueprint.blueprint import Blueprint
 from avtomatika.blueprint.registry import BlueprintRegistry
+from avtomatika.engine.explain import explain
 from avtomatika.errors import WrongStateError
 from avtomatika.jobs import Client, Event, Job, new_id
 from avtomatika.settings import Settings, read_settings
-from avtomatika.state.base import Commit
+from avtomatika.state.base import Commit, TaskRecord
 from avtomatika.state.memory import MemoryStore
 
 TOKEN = "a-client-token"
@@ -78,6 +79,9 @@ class StoringService:
 
     async def decide(self, job_id: str, decision: str, comment: str | None = None, who: str = "") -> None:
         self.decisions.append((job_id, decision, comment, who))
+
+    async def explain(self, record: TaskRecord) -> dict[str, Any]:
+        return await explain(self.store, record, time.time(), 30.0)
 
     async def close(self) -> None:
         self.closed = True

@@ -13,9 +13,10 @@ from avtomatika.api.app import create_app, endpoint_path
 from avtomatika.api.auth import ClientTokens
 from avtomatika.api.middleware import authentication
 from avtomatika.errors import ConfigurationError
-from avtomatika.jobs import Client, Job, WorkerRecord
+from avtomatika.jobs import Client, Event, Job, JobStatus, Message, Result, TaskInfo, WorkerRecord
 from avtomatika.settings import Settings
-from avtomatika.state.base import Commit
+from avtomatika.state.base import Commit, Entry, NewTask, Reputation
+from tests.support.records import a_job, a_task, change, creation, fanned_out
 
 from .conftest import StoringService, make_blueprint
 
@@ -140,18 +141,109 @@ async def test_workers(facade: Facade, service: StoringService) -> None:
     record = WorkerRecord(
         "worker-1@here",
         "boot",
+        tasks=("draw", "paint"),
         supported_tasks=("draw",),
+        installed_models=("m1", "m2"),
+        load_times={"m1": 4.5},
+        cost_per_second=0.5,
+        cost_per_skill={"paint": 2.0},
         capabilities={"gpu": 1},
         load={"gpu": 1},
         hot_cache=("m1",),
         skill_dependencies={"draw": ["m1"], "paint": ["m1", "m2"]},
     )
     await service.store.register(record, time.time(), 60)
-    await service.store.register(replace(record, id="orchestrator@here", type="orchestrator"), time.time(), 60)
+    await service.store.register(replace(record, id="orchestrator@here", boot_id="other", type="orchestrator"), time.time(), 60)
     async with facade.get("/api/v1/workers") as response:
         [worker] = await response.json()
+    assert (worker["reputation"], worker["reputation_made_of"]) == (1.0, {})
+    made_of = {"lost": 10, "success": 10}
+    await service.store.set_reputation("worker-1@here", Reputation(0.6667, 20, made_of))
+    async with facade.get("/api/v1/workers") as response:
+        [worker] = await response.json()
+    assert (worker["reputation"], worker["reputation_made_of"]) == (0.6667, made_of)
+    assert (worker["tasks"], worker["supported_tasks"], worker["installed_models"]) == (["draw", "paint"], ["draw"], ["m1", "m2"])
+    assert (worker["cost_per_second"], worker["cost_per_skill"], worker["load_times"]) == (0.5, {"paint": 2.0}, {"m1": 4.5})
     assert (worker["worker_id"], worker["limits"], worker["load"]) == ("worker-1@here", {"gpu": 1}, {"gpu": 1})
     assert (worker["hot_cache"], worker["hot_skills"]) == (["m1"], ["draw"])
+
+
+async def _waiting(service: StoringService, **fields: Any) -> tuple[Job, TaskInfo]:
+    """A job whose task waits for a pick."""
+    job = a_job(created_at=time.time())
+    info = a_task(job, type="draw", **fields)
+    await service.store.commit(creation(job))
+    new = NewTask(info, entry=Entry(signature="s"))
+    await service.store.commit(change(job, {"tasks": (new,)}, status=JobStatus.WAITING_FOR_WORKER, waiting=info))
+    return job, info
+
+
+async def _shown(facade: Facade, job_id: str) -> dict[str, Any]:
+    async with facade.get(f"/api/v1/jobs/{job_id}") as response:
+        assert response.status == 200
+        shown: dict[str, Any] = await response.json()
+        return shown
+
+
+def _gpu(name: str, vram: float, **fields: Any) -> WorkerRecord:
+    tasks = {"tasks": ("draw",), "supported_tasks": ("draw",), "capabilities": {"gpu": 1}}
+    return WorkerRecord(name, f"boot-{name}", resources={"gpu_info": {"vram_gb": vram}}, **{**tasks, **fields})
+
+
+async def test_a_job_says_why_its_task_waits_and_why_its_worker_was_chosen(facade: Facade, service: StoringService) -> None:
+    await service.store.pin_tasks({"draw": "gpu"})
+    wanted = {"resource_requirements": {"gpu_info": {"vram_gb": 24}}, "max_cost": 0.01}
+    job, info = await _waiting(service, **wanted)
+    task = (await _shown(facade, job.id))["current_task"]
+    assert (task["state"], task["why"]) == ("waiting", "no live worker knows draw; start one that declares it")
+
+    for name, vram in (("a", 8), ("b", 24), ("c", 48)):
+        await service.store.register(_gpu(name, vram, cost_per_second=0.5), time.time(), 60)
+    task = (await _shown(facade, job.id))["current_task"]
+    assert task["why"] == "3 workers know draw, 2 have 24 GB VRAM, 0 are within max_cost 0.01"
+    assert (task["funnel"]["known"], task["funnel"]["resources"], task["funnel"]["cost"]) == (3, 2, 0)
+    assert (task["decision"], task["worker_id"]) == (None, None)
+
+    worker, message = _gpu("d", 24), Message("worker.d.gpu", "[]", {"id": info.id}, {}, declare="direct")
+    await service.store.register(worker, time.time(), 60)
+    decision = {"strategy": "default", "chosen": "d", "reason": "it was there"}
+    await service.store.assign(info.id, worker, "gpu", message, time.time(), decision)
+    task = (await _shown(facade, job.id))["current_task"]
+    assert (task["decision"], task["worker_id"], task["funnel"]) == (decision, "d", None)
+    assert task["why"] == "it was given to d, which has not begun it"
+
+    await service.store.claim_task(info.id, "d", "boot-d", time.time(), 60, "gpu")
+    task = (await _shown(facade, job.id))["current_task"]
+    assert (task["state"], task["why"], task["decision"]) == ("claimed", None, decision)
+
+
+async def test_a_fan_out_says_how_its_branches_stand(facade: Facade, service: StoringService) -> None:
+    job = a_job(created_at=time.time())
+    await service.store.commit(creation(job))
+    commit, fanout, infos = fanned_out(job, 5, type="draw")
+    entries = tuple(NewTask(info, entry=Entry(signature="s")) for info in infos)
+    await service.store.commit(replace(commit, tasks=entries, messages=()))
+    await service.store.pin_tasks({"draw": "gpu"})
+    worker = _gpu("w", 24, capabilities={"gpu": 3}, max_concurrent_tasks=3)
+    await service.store.register(worker, time.time(), 60)
+    for info in infos[:3]:
+        message = Message("worker.w.gpu", "[]", {"id": info.id}, {}, declare="direct")
+        await service.store.assign(info.id, worker, "gpu", message, time.time(), {})
+        await service.store.claim_task(info.id, "w", "boot-w", time.time(), 60, "gpu")
+    for info, result in zip(infos[:2], (Result.success(), Result.failure("X", "broken")), strict=True):
+        event = Event(f"{info.id}:done", job.id, "branch_finished", time.time())
+        aggregate = Message("orchestrator", "[]", {"id": "a"}, {})
+        await service.store.finish_task(info.id, "boot-w", result, aggregate, time.time())
+        await service.store.branch_done(job.id, fanout.id, info.id, result, event, [], aggregate)
+
+    shown = await _shown(facade, job.id)
+
+    found = shown["waiting_for"]
+    assert (found["kind"], found["total"], found["done"], found["failed"]) == ("parallel_tasks", 5, 2, 1)
+    assert (found["running"], found["waiting"], shown["progress"]) == (1, 2, 0.4)
+    first = found["first_waiting"]
+    assert (first["task_id"], first["type"], first["branch"]) == (infos[3].id, "draw", 3)
+    assert first["why"] == "it is about to start"
 
 
 async def test_every_job_is_on_one_page(facade: Facade, service: StoringService) -> None:

@@ -55,6 +55,12 @@ def handler(body: str, arguments: str = "actions, initial_data, context") -> str
     return f'{HEAD}\n@bp.handler_for("start", is_start=True)\nasync def start({arguments}):\n{lines}\n{END}'
 
 
+JOIN = """
+@bp.aggregator_for("join")
+async def join(actions):
+    actions.transition_to("end")
+"""
+
 BAD: dict[str, tuple[str, str, str]] = {
     # kind: (module, what the message says, what the fix says); the line is marked
     "no handlers": ('from avtomatika import Blueprint\nbp = Blueprint("video")  # here', "no handlers", "handler_for"),
@@ -229,6 +235,41 @@ BAD: dict[str, tuple[str, str, str]] = {
         "without 'aggregate_into'",
         "pass aggregate_into=",
     ),
+    "an unknown failure state": (
+        handler('actions.dispatch_parallel([{"type": "a"}], "join", failure_state="edn")  # here') + JOIN,
+        "unknown state 'edn'",
+        "did you mean 'end'? Otherwise add a handler with handler_for('edn')",
+    ),
+    "a failure state that only joins": (
+        handler('actions.dispatch_parallel([{"type": "a"}], "join", failure_state="join")  # here') + JOIN,
+        "state 'join' has an aggregator only",
+        "handler_for('join')",
+    ),
+    "a failure state as the place to join": (
+        handler('actions.dispatch_parallel([{"type": "a"}], "end", failure_state="end")  # here'),
+        "no aggregator",
+        "aggregator_for('end')",
+    ),
+    "an unknown policy": (
+        handler('actions.dispatch_parallel([{"type": "a"}], "join", on_failure="fail-fast")  # here') + JOIN,
+        "dispatch_parallel: on_failure 'fail-fast' is no policy",
+        'there are "collect"',
+    ),
+    "a share of more than all": (
+        handler('actions.dispatch_parallel([{"type": "a"}], "join", on_failure={"tolerate": 5})  # here') + JOIN,
+        "tolerate is the share",
+        "correct the value",
+    ),
+    "a fan-out that never runs": (
+        handler('actions.dispatch_parallel([{"type": "a"}], "join", max_concurrency=0)  # here') + JOIN,
+        "max_concurrency must be",
+        "correct the value",
+    ),
+    "a bad limit": (
+        handler('actions.dispatch_task("a", {}, {"success": "end"}, limits={"openai": "60/minutes"})  # here'),
+        "'60/minutes' is no limit for key 'openai'",
+        'such as "60/min"',
+    ),
     "an awaited action": (handler('await actions.transition_to("end")  # here'), "is awaited", "remove the await"),
 }
 
@@ -347,6 +388,66 @@ GOOD: dict[str, str] = {
 def test_a_good_handler_passes(kind: str, tmp_path: Path) -> None:
     report = load(write(tmp_path, handler(GOOD[kind]))).check()
     assert report == Report()
+
+
+FAILING: dict[str, str] = {
+    "literal": 'actions.dispatch_parallel([{"type": "a"}], "join", failure_state="clean_up")',
+    "by its place": 'actions.dispatch_parallel([{"type": "a"}], "join", 3, "fail_fast", 60, "clean_up")',
+    "a local": """
+        where = "clean_up"
+        actions.dispatch_parallel([{"type": "a"}], "join", failure_state=where)
+        """,
+    "one of two": """
+        actions.dispatch_parallel([{"type": "a"}], "join", failure_state="clean_up" if initial_data else "end")
+        """,
+    "computed": 'actions.dispatch_parallel([{"type": "a"}], "join", failure_state=initial_data["where"])',
+    "among others": 'actions.dispatch_parallel([{"type": "a"}], "join", **initial_data)',
+}
+CLEAN_UP = """
+@bp.handler_for("clean_up")
+async def clean_up(actions):
+    actions.transition_to("end")
+"""
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_a_failure_state_is_reached(kind: str, tmp_path: Path) -> None:
+    assert load(write(tmp_path, handler(FAILING[kind]) + JOIN + CLEAN_UP)).check() == Report()
+
+
+@pytest.mark.parametrize("option", ["", ", failure_state=None", ', failure_state="end"'])
+def test_without_one_nothing_is(option: str, tmp_path: Path) -> None:
+    text = handler(f'actions.dispatch_parallel([{{"type": "a"}}], "join"{option})') + JOIN + CLEAN_UP
+    (problem,) = load(write(tmp_path, text)).check().errors
+    assert "state 'clean_up' is never reached" in problem.message
+
+
+def test_a_state_that_is_only_failed_into_is_no_place_to_join(tmp_path: Path) -> None:
+    text = handler('actions.dispatch_parallel([{"type": "a"}], "join", failure_state="both")') + JOIN
+    text += '\n@bp.handler_for("both", is_end=True)\ndef both(): ...\n\n@bp.aggregator_for("both")\ndef merge(): ...\n'
+    (warning,) = load(write(tmp_path, text)).check().warnings
+    assert "the aggregator of state 'both' is never called" in warning.message
+
+
+OPTIONS: dict[str, str] = {
+    "all in order": """
+        actions.dispatch_parallel(
+            [{"type": "a"}], "join", max_concurrency=3, on_failure={"at_least": 100}, deadline_seconds=1.5, failure_state="end"
+        )
+        """,
+    "computed": 'actions.dispatch_parallel([{"type": "a"}], "join", int(initial_data["n"]), {"at_least": len(initial_data)})',
+    "with a limit": """
+        if initial_data:
+            actions.dispatch_parallel([{"type": "a"}], "join")
+        else:
+            actions.dispatch_task("a", {}, {"success": "end"}, limits={"x:{client}": 3, f"y:{initial_data}": "1/s"}, max_cost=0)
+        """,
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_good_options_pass(kind: str, tmp_path: Path) -> None:
+    assert load(write(tmp_path, handler(OPTIONS[kind]) + JOIN)).check() == Report()
 
 
 def test_targets_and_names_written_as_constants_are_literal(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from avtomatika import Blueprint
 from avtomatika.blueprint.context import JobContext
+from avtomatika.blueprint.options import AT_LEAST, CHECKS, COLLECT, FAIL_FAST, FAN_OUT_CHECKS, TOLERATE, failure_policy
 from avtomatika.blueprint.sites import Report
-from avtomatika.jobs import Client
+from avtomatika.engine.fanout import Aggregated
+from avtomatika.jobs import Client, Limit, Result
 
 PAGE = Path(__file__).parents[3] / "docs" / "blueprints.md"
 
@@ -32,7 +35,7 @@ def test_the_page_is_a_good_blueprint(page: dict[str, Any]) -> None:
     bp: Blueprint = page["bp"]
     assert bp.check() == Report()
     bp.freeze()
-    assert bp.task_names == {"probe_video", "encode_video", "encode_part"}
+    assert bp.task_names == {"probe_video", "encode_video", "encode_part", "describe_video"}
     assert page["dot"].startswith("digraph")
 
 
@@ -59,3 +62,33 @@ async def test_handlers_run_as_described(page: dict[str, Any]) -> None:
         await bp.select(context).call(context)
         assert context.actions.action is not None
         assert getattr(context.actions.action, "state", None) == expected
+
+
+async def test_dispatches_and_fan_outs_go_as_described(page: dict[str, Any]) -> None:
+    bp: Blueprint = page["bp"]
+    actions: list[Any] = []
+    for state in ("describe", "split"):
+        context = JobContext("j", state, initial_data={"path": "/v.mp4"}, data_stores=bp.data_stores)
+        await bp.select(context).call(context)
+        actions.append(context.actions.action)
+    described, split = actions
+    assert described.limits == (Limit("openai", 60, 60.0), Limit("tenant:{client}", 5))
+    assert (len(split.tasks), str(split.on_failure), split.failure_state) == (4, "tolerate 0.1", "failed")
+
+    results = {"a": Result.success({"file": 1}), "b": Result.failure("BAD", "no"), "c": None}
+    context = JobContext("j", "join", **Aggregated("join", results).inputs())
+    await bp.aggregator("join").call(context)
+    assert context.state_history == {"parts": [{"file": 1}], "lost_parts": ["b", "c"]}
+    assert getattr(context.actions.action, "state", None) == "publish"
+
+
+def test_the_policies_that_the_page_lists_are_those_there_are() -> None:
+    rows = re.findall(r'^\| `("\w+"|\{"\w+": [^}]+\})`(?: \(default\))? \|', PAGE.read_text(), re.MULTILINE)
+    found = [failure_policy(ast.literal_eval(row.replace("k}", "2}")), 4).kind for row in rows]
+    assert found == [COLLECT, FAIL_FAST, AT_LEAST, TOLERATE]
+
+
+def test_the_options_that_the_page_lists_are_those_there_are() -> None:
+    tables = re.findall(r"^\| option \|.*?\n\n", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    listed = [set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)))) for table in tables]
+    assert listed == [set(CHECKS), {*FAN_OUT_CHECKS, "on_failure", "failure_state"}]

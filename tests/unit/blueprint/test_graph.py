@@ -138,6 +138,38 @@ def test_json() -> None:
     assert (set(fan["names"]), fan["names_open"]) == ({"crop", "blur"}, False)
 
 
+def failing() -> Blueprint:
+    bp = Blueprint("failing")
+
+    @bp.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        tasks = [{"type": "crop"}, {"type": "blur"}]
+        actions.dispatch_parallel(tasks, "join", on_failure={"tolerate": 0.1}, failure_state="clean_up")
+
+    @bp.aggregator_for("join")
+    async def join(actions: Any) -> None:
+        actions.transition_to("end")
+
+    for state in ("clean_up", "end"):
+
+        @bp.handler_for(state, is_end=True)
+        async def end() -> None: ...
+
+    bp.freeze()
+    return bp
+
+
+def test_where_a_failed_fan_out_leads_is_drawn() -> None:
+    bp = failing()
+    assert bp.graph("dot").count('-> "clean_up" [label="too many failed", style=dashed]') == 2
+    assert bp.graph("dot").count('-> "join" [label="join", style=dashed]') == 2
+    assert bp.graph("mermaid").count('-.->|"too many failed"|') == 2
+    edges = {
+        (t["source"], t["target"], t["status"]) for t in json.loads(bp.graph("json"))["transitions"] if t["kind"] == "parallel"
+    }
+    assert edges == {("start", "join", None), ("start", "clean_up", "failure")}
+
+
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="there are dot, mermaid, json, svg"):
         sample().graph("png")
@@ -177,3 +209,27 @@ def test_the_version_does_not_depend_on_place_or_names_of_functions(tmp_path: Pa
     assert first == "8fa68ebc6d5a49ed"
     assert first == version_of(VERSIONED.format(gap="\n\n", name="begin", task="resize"), tmp_path / "b.py")
     assert first != version_of(VERSIONED.format(gap="", name="start", task="crop"), tmp_path / "c.py")
+
+
+FANNED = """
+from avtomatika import Blueprint
+
+bp = Blueprint("b")
+
+@bp.handler_for("start", is_start=True)
+async def start(actions):
+    actions.dispatch_parallel([{{"type": "a"}}], "join"{options})
+
+@bp.aggregator_for("join")
+async def join(actions):
+    actions.transition_to("end")
+
+@bp.handler_for("end", is_end=True)
+async def end(): ...
+"""
+
+
+def test_the_version_follows_the_failure_state(tmp_path: Path) -> None:
+    options = {"none": "", "null": ", failure_state=None", "end": ', failure_state="end"'}
+    found = {name: version_of(FANNED.format(options=text), tmp_path / f"{name}.py") for name, text in options.items()}
+    assert found["none"] == found["null"] != found["end"]

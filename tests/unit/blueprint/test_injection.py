@@ -91,6 +91,59 @@ async def test_a_name_found_nowhere_is_named_with_what_there_is() -> None:
         assert part in message
 
 
+AGGREGATION: dict[str, Any] = {
+    "aggregation_results": {"a": {"status": "success"}, "b": {"status": "failure"}},
+    "succeeded": {"a": {"status": "success"}},
+    "failed": {"b": {"status": "failure"}},
+    "missing": ["c"],
+}
+HISTORY = {"succeeded": "of", "failed": "history", "duration": 2}
+
+
+async def test_an_aggregator_gets_what_succeeded_failed_and_is_missing() -> None:
+    async def handler(succeeded: Any, failed: Any, missing: Any, context: JobContext, duration: int, **rest: Any) -> Any:
+        return succeeded, failed, missing, context.failed, duration, rest
+
+    found = await run(handler, context(state_history={**HISTORY, "last": 1}, initial_data={"missing": 3}, **AGGREGATION))
+
+    assert found == ({"a": {"status": "success"}}, {"b": {"status": "failure"}}, ["c"], AGGREGATION["failed"], 2, {"last": 1})
+
+
+async def test_an_aggregator_need_not_ask_for_them() -> None:
+    async def handler(**rest: Any) -> Any:
+        return rest
+
+    assert await run(handler, context(state_history=HISTORY, initial_data={"missing": 3}, **AGGREGATION)) == {"duration": 2}
+
+
+async def test_elsewhere_those_are_names_as_any_others() -> None:
+    async def handler(succeeded: Any, missing: Any, context: JobContext, failed: Any = 0, **rest: Any) -> Any:
+        return succeeded, missing, failed, context.failed, rest
+
+    ctx = context(state_history=HISTORY, initial_data={"missing": 3})
+    assert await run(handler, ctx) == ("of", 3, "history", None, {"duration": 2})
+
+    async def asks(**rest: Any) -> Any:
+        return rest
+
+    assert await run(asks, ctx) == {**HISTORY, "missing": 3}
+
+
+async def test_elsewhere_they_may_be_missing() -> None:
+    async def handler(failed: Any) -> None: ...
+
+    with pytest.raises(HandlerError, match="asks for 'failed'") as caught:
+        await run(handler)
+    assert "aggregation_results; from state_history" in str(caught.value)
+
+
+async def test_an_aggregator_that_asks_for_a_stranger_is_told_what_it_could_have() -> None:
+    async def handler(stranger: Any) -> None: ...
+
+    with pytest.raises(HandlerError, match="aggregation_results, succeeded, failed, missing; from state_history"):
+        await run(handler, context(**AGGREGATION))
+
+
 async def test_a_plain_function_runs_in_a_thread_with_the_context_variables() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
     variable.set("set")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -17,9 +18,10 @@ from avtomatika.api.app import create_app
 from avtomatika.blueprint.blueprint import Blueprint
 from avtomatika.blueprint.registry import BlueprintRegistry
 from avtomatika.cli.main import main
+from avtomatika.engine.explain import explain
 from avtomatika.jobs import Client, Event, Job, JobStatus, WorkerRecord, new_id
 from avtomatika.settings import get_settings, read_settings
-from avtomatika.state.base import Commit
+from avtomatika.state.base import Commit, Reputation, TaskRecord
 from avtomatika.state.memory import MemoryStore
 
 TOKEN = "the-token"
@@ -62,6 +64,9 @@ class EndingService:
         await self.store.commit(Commit(job, None, events=(Event(f"{job.id}:0:0", job.id, "job_created", now, state="start"),)))
         return job
 
+    async def explain(self, record: TaskRecord) -> dict[str, Any]:
+        return await explain(self.store, record, time.time(), 30.0)
+
     async def close(self) -> None:
         pass
 
@@ -79,9 +84,19 @@ def facade() -> Iterator[Served]:
     runner = web.AppRunner(create_app(service, read_settings(client_token=TOKEN)))
 
     async def start() -> str:
-        await service.store.register(
-            WorkerRecord("worker-1@here", "boot", supported_tasks=("draw",), capabilities={"gpu": 1}), time.time(), 60
+        record = WorkerRecord(
+            "worker-1@here",
+            "boot",
+            tasks=("draw", "paint"),
+            supported_tasks=("draw", "paint"),
+            capabilities={"gpu": 1},
+            hot_cache=("m1",),
+            skill_dependencies={"paint": ["m1"]},
+            cost_per_second=0.5,
+            cost_per_skill={"paint": 2.0},
         )
+        await service.store.register(record, time.time(), 600)
+        await service.store.set_reputation(record.id, Reputation(0.75, 20))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         return f"http://127.0.0.1:{runner.addresses[0][1]}"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import TOKEN, Run, Served
+from avtomatika.jobs import JobStatus, Message, TaskInfo
+from avtomatika.state.base import Entry, NewTask
+from tests.support.records import a_job, a_task, change, creation
+
+from .conftest import TOKEN, EndingService, Run, Served
 
 
 @pytest.fixture
@@ -89,4 +95,38 @@ def test_no_facade_there(run: Run) -> None:
 def test_workers(run: Run, here: dict[str, str]) -> None:
     [worker] = json.loads(run("worker", "ls", "--json", env=here).output)
     assert worker["worker_id"] == "worker-1@here"
-    assert "gpu 0/1" in run("worker", "ls", env=here).output
+    head, row = run("worker", "ls", env=here).output.splitlines()
+    assert [word for word in ("cost / s", "reputation", "hot skills", "tasks") if word not in head] == []
+    assert [word for word in ("gpu 0/1", "0.5, paint 2", "0.75", "draw, paint") if word not in row] == []
+
+
+async def _store_waiting_job(service: EndingService) -> tuple[str, TaskInfo]:
+    job = a_job(id="waiting-job", created_at=time.time())
+    info = a_task(job, type="draw", resource_requirements={"gpu_info": {"vram_gb": 24}}, dispatch_strategy="cheapest")
+    await service.store.commit(creation(job))
+    new = NewTask(info, entry=Entry(signature="s"))
+    await service.store.commit(change(job, {"tasks": (new,)}, status=JobStatus.WAITING_FOR_WORKER, waiting=info))
+    return job.id, info
+
+
+def test_why_a_job_waits(run: Run, here: dict[str, str], facade: Served) -> None:
+    job_id, info = asyncio.run(_store_waiting_job(facade.service))
+
+    lines = run("job", "show", job_id, env=here).output.splitlines()
+
+    assert ["why", "1", "worker", "knows", "draw,", "0", "have", "24", "GB", "VRAM"] in [line.split() for line in lines]
+    start = next(number for number, line in enumerate(lines) if line.startswith("funnel"))
+    assert lines[start].split()[1:] == ["strategy", "known", "idle", "looked", "at", "resources", "cost", "chosen"]
+    assert lines[start + 1].split() == ["cheapest", "1", "1", "1", "0", "0"]
+    shown = json.loads(run("job", "show", job_id, "--json", env=here).output)
+    assert shown["current_task"]["funnel"]["reason"] == "1 worker knows draw, 0 have 24 GB VRAM"
+
+    async def assign() -> None:
+        [worker] = await facade.service.store.workers(time.time())
+        message = Message("worker.w.gpu", "[]", {"id": info.id}, {}, declare="direct")
+        decision = {**shown["current_task"]["funnel"], "chosen": worker.id, "reason": "it is the only one"}
+        await facade.service.store.assign(info.id, worker, "gpu", message, time.time(), decision)
+
+    asyncio.run(assign())
+    output = run("job", "show", job_id, env=here).output
+    assert [words for words in ("given to worker-1@here", "it is the only one") if words not in output] == []

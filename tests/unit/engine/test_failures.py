@@ -198,7 +198,7 @@ def _named(name: str) -> Any:
         (_leaves_a_date, ("'start'", "state_history", "not JSON")),
         (_leaves_a_nan, ("not JSON",)),
         (_sends_a_set, ("'work'", "not JSON")),
-        (_needs_a_set, ("'work'", "not JSON")),
+        (_needs_a_set, ("'work'", "gpus is {1}")),
         (_fans_out_a_date, ("'work'", "not JSON")),
         (_starts_a_child_with_a_date, ("'one'", "not JSON")),
         (_named("nowhere"), ("'nowhere'", "no handler")),

@@ -27,6 +27,13 @@ CALLS = (
     "branches",
     "claims",
     "publish",
+    "heads",
+    "candidates",
+    "knowing",
+    "assign",
+    "unassign",
+    "enter",
+    "assigned",
 )
 
 
@@ -41,12 +48,14 @@ def _blueprints() -> list[Blueprint]:
     @whole.handler_for("one")
     async def one(actions: Any, path: list[str], state_history: dict[str, Any]) -> None:
         state_history["path"] = [*path, "one"]
-        actions.dispatch_task("work", {"n": 1}, {"success": "many"})
+        actions.dispatch_task("work", {"n": 1}, {"success": "many"}, dispatch_strategy="round_robin", max_cost=1)
 
     @whole.handler_for("many")
     async def many(actions: Any, path: list[str], state_history: dict[str, Any]) -> None:
         state_history["path"] = [*path, "many"]
-        actions.dispatch_parallel([{"task_type": "work", "params": {"n": n}} for n in (2, 3, 4)], "merge")
+        picked = {"resource_requirements": {"cpu_cores": 2}}
+        tasks = [{"task_type": "work", "params": {"n": n}, **(picked if n < 4 else {})} for n in (2, 3, 4)]
+        actions.dispatch_parallel(tasks, "merge")
 
     @whole.aggregator_for("merge")
     async def merge(actions: Any, aggregation_results: Any, state_history: dict[str, Any], path: list[str]) -> None:
@@ -77,7 +86,8 @@ class Chaos:
         self.versions: Counter[str] = Counter()
         self.deaths = 6
         # More deaths than these would count as a task that kills its workers.
-        self.machine = Machine(*_blueprints(), workers={"work": self._work}, push=push, job_max_retries=10)
+        self.machine = Machine(*_blueprints(), workers={"work": self._work}, push=push, slots=2, job_max_retries=10)
+        self.hot = {"skill_dependencies": {"work": ["m"]}, "hot_cache": ("m",)} if self.random.random() < 0.5 else {}
         for name in CALLS:
             setattr(self.machine.store, name, self._slowly(getattr(self.machine.store, name)))
 
@@ -121,20 +131,36 @@ class Chaos:
             await machine.restart_orchestrator()
         elif chance < 0.80 and self.deaths:
             self.deaths -= 1
-            await machine.restart_worker()
+            await self._start_worker(self.random.choice(["worker", "other"]))
+        elif chance < 0.82:
+            await self._say(self.random.choice(["worker", "other"]))
         elif chance < 0.9:
             await machine.tick(self.random.choice([0.0, 0.5, 3.0]))
         else:
             await machine.repair(self.random.choice([0.0, 11.0]))
 
+    async def _start_worker(self, worker_id: str) -> None:
+        """Starts a worker, or starts it again."""
+        await self.machine.add_worker(worker_id, resources={"cpu_cores": 4}, **(self.hot if worker_id == "other" else {}))
+
+    async def _say(self, worker_id: str) -> None:
+        """A heartbeat, without which a worker that did not take a task gets none."""
+        machine = self.machine
+        record = machine.records[worker_id]
+        await machine.store.heartbeat(worker_id, record.boot_id, machine.now, 1e9, record)
+
     async def check(self) -> None:
-        """Versions only grow, and what has ended stays as it is."""
-        for job_id, job in self.machine.store._jobs.items():
-            assert job.version >= self.versions[job_id]
-            self.versions[job_id] = job.version
+        """Versions only grow, and no worker has more in its hands than it has slots, but for one task put ahead."""
+        for job in await self.machine.store.list_jobs(limit=100):
+            assert job.version >= self.versions[job.id]
+            self.versions[job.id] = job.version
+        for candidate in await self.machine.store.knowing("work", self.machine.now):
+            assert candidate.free >= -1 or not await self.machine.store.assigned(candidate.worker.boot_id)
 
     async def run(self) -> None:
         machine = await self.machine.start()
+        for worker_id in ("worker", "other"):
+            await self._start_worker(worker_id)
         ids = [await machine.create("whole") for _ in range(2)]
         for _ in range(ROUNDS):
             await self.turns()
@@ -142,11 +168,16 @@ class Chaos:
         for _ in range(60):  # from here on nothing goes wrong any more
             await machine.drive()
             await machine.repair(11)
+            for worker_id in ("worker", "other"):
+                await self._say(worker_id)
         for job_id in ids:
             await self._finished_once(job_id)
         assert await machine.store.ledger(machine.now) == []
         assert await machine.store.outbox(machine.now) == []
         assert machine.store._tasks == {}
+        assert await machine.store.picking() == []
+        for boot_id in machine.boots.values():
+            assert (await machine.store.claims(boot_id), await machine.store.assigned(boot_id)) == (({}, []), [])
         assert machine.timers() == []
 
     async def _finished_once(self, job_id: str) -> None:

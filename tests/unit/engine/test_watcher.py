@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from avtomatika.blueprint.blueprint import Blueprint
 from avtomatika.errors import StoreUnavailableError
-from avtomatika.jobs import FanOut, JobStatus, Message, Result, TaskInfo, TaskState, Timer
-from avtomatika.state.base import ClaimOutcome
+from avtomatika.jobs import FanOut, Job, JobStatus, Limit, Message, Result, TaskInfo, TaskState, Timer
+from avtomatika.state.base import ClaimOutcome, TaskRecord
 from avtomatika.worker.pool import Requeue
 from tests.support.machine import Killed, Machine, ended
 from tests.support.records import NOW, change
@@ -591,3 +592,252 @@ async def test_a_lost_attempt_is_given_out_again_although_its_job_changes_at_tha
     assert isinstance(job.waiting, TaskInfo)
     assert (job.waiting.attempt, job.cancel_requested, len(calls)) == (2, True, 2)
     assert [message.headers["id"] for message in machine.queue] == [job.waiting.id]
+
+
+# --- Picks ---------------------------------------------------------------------------------------------------------------------
+
+
+def _picked(**options: Any) -> Blueprint:
+    """start: one task that needs a pick -> end."""
+    blueprint = Blueprint("picked")
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        actions.dispatch_task("work", {}, {"success": "end"}, dispatch_strategy="cheapest", **options)
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end() -> str:
+        return "ended"
+
+    return blueprint
+
+
+async def _assigned(machine: Machine, name: str = "picked") -> tuple[str, TaskRecord]:
+    """A new job whose task was given to a worker, if there is one; its message is the last in the queue."""
+    before = list(machine.queue)
+    machine.queue.clear()
+    job_id = await machine.create(name)
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    machine.queue[:0] = before
+    return job_id, await _task(machine, info.id)
+
+
+async def _task(machine: Machine, task_id: str) -> TaskRecord:
+    record = await machine.store.get_task(task_id)
+    assert record is not None
+    return record
+
+
+async def test_a_pick_is_placed_and_the_job_goes_on() -> None:
+    machine = await _machine(_picked())
+
+    job = await machine.run("picked")
+
+    assert (job.status, job.result) == (JobStatus.FINISHED, "ended")
+    (assigned,) = await machine.events(job.id, "task_assigned")
+    assert assigned.worker_id == "worker"
+
+
+async def test_a_job_starts_once_a_worker_that_suits_registers() -> None:
+    machine = await _machine(_picked(resource_requirements={"cpu_cores": 8}))
+    job_id, record = await _assigned(machine)
+    assert (record.state, machine.queue) == (TaskState.WAITING, [])
+
+    await machine.add_worker("big", resources={"cpu_cores": 16})
+    await machine.watcher.round()
+    await machine.settled()
+
+    assert (await _task(machine, record.info.id)).assigned_to == "big"
+    await machine.drive()
+    assert (await machine.job(job_id)).result == "ended"
+
+
+async def test_any_orchestrator_places_what_waits_whoever_leads() -> None:
+    machine = await _machine(_picked(resource_requirements={"cpu_cores": 8}))
+    _, record = await _assigned(machine)
+    await machine.store.acquire("housekeeping", "somebody else", 10)
+
+    await machine.add_worker("big", resources={"cpu_cores": 16})
+    await machine.watcher.round()
+    await machine.settled()
+
+    assert (await _task(machine, record.info.id)).assigned_to == "big"
+
+
+async def test_what_lies_in_the_direct_queue_of_a_dead_worker_is_given_to_others() -> None:
+    machine = await _machine(_picked(), slots=3)
+    await machine.add_worker("dear", cost_per_second=1.0)
+    jobs = [(await _assigned(machine))[0] for _ in range(3)]
+    assert {message.queue for message in machine.queue} == {"worker.worker.cpu"}
+    claimed = machine.queue[0].headers["id"]
+    assert await machine.claim(claimed)
+    boot = machine.worker_boot
+    assert len(await machine.store.assigned(boot)) == 2
+
+    await machine.end_worker("worker")
+    await machine.tick()
+
+    assert {message.queue for message in machine.queue} == {"worker.dear.cpu"}
+    assert len(machine.queue) == 3
+    assert await machine.store.ended_boots(machine.now) == []
+    await machine.drive()
+    assert [(await machine.job(job_id)).result for job_id in jobs] == ["ended"] * 3
+    assert sum([len(await machine.events(job_id, "task_lost")) for job_id in jobs]) == 1
+
+
+async def test_a_worker_that_is_back_at_once_gets_its_tasks_once() -> None:
+    machine = await _machine(_picked())
+    job_id, record = await _assigned(machine)
+
+    await machine.restart_worker()
+    await machine.tick()
+
+    assert [message.queue for message in machine.queue] == ["worker.worker.cpu"] * 2  # one of them does nothing any more
+    assert (await _task(machine, record.info.id)).assigned_to == "worker"
+    await machine.drive()
+    assert (await machine.job(job_id)).result == "ended"
+    assert len(await machine.events(job_id, "task_finished")) == 1
+
+
+async def test_a_worker_that_takes_nothing_loses_its_tasks_to_another() -> None:
+    machine = await _machine(_picked())
+    job_id, record = await _assigned(machine)
+    await machine.add_worker("dear", cost_per_second=1.0)
+    lost = machine.queue.pop()
+
+    await machine.repair(9)
+    assert (await _task(machine, record.info.id)).assigned_to == "worker"
+    await machine.repair(2)
+
+    after = await _task(machine, record.info.id)
+    assert (after.assigned_to, after.info.avoid) == ("dear", ("worker",))
+    await machine.deliver(lost)  # too late: it is no longer its own
+    assert (await _task(machine, record.info.id)).state is TaskState.DISPATCHED
+    await machine.drive()
+    assert (await machine.job(job_id)).result == "ended"
+
+
+async def test_the_only_worker_gets_its_task_again_once_it_has_spoken() -> None:
+    machine = await _machine(_picked())
+    job_id, record = await _assigned(machine)
+    machine.queue.clear()
+    await machine.repair(GRACE)
+    assert (await _task(machine, record.info.id)).state is TaskState.WAITING
+
+    await machine.store.heartbeat("worker", machine.worker_boot, machine.now, 1e9, machine.records["worker"])
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == "ended"
+
+
+async def test_what_was_put_ahead_stays_while_its_worker_works_and_moves_to_a_free_one() -> None:
+    machine = await _machine(_picked(), slots=1)
+    _, running = await _assigned(machine)
+    assert await machine.claim(running.info.id)
+    machine.queue.clear()
+    _, record = await _assigned(machine)
+    await machine.tick(1)
+    ahead = await _task(machine, record.info.id)
+    assert (ahead.assigned_to, (ahead.decision or {}).get("ahead")) == ("worker", True)
+
+    await machine.repair(GRACE)
+    assert (await _task(machine, record.info.id)).assigned_to == "worker"
+    await machine.add_worker("dear", cost_per_second=1.0)
+    await machine.repair(GRACE)
+
+    after = await _task(machine, record.info.id)
+    assert (after.assigned_to, after.info.avoid) == ("dear", ())
+
+
+async def test_a_task_waits_in_the_store_until_a_worker_names_it_and_then_for_its_pick() -> None:
+    machine = Machine(_picked(resource_requirements={"cpu_cores": 8}), workers={"work": lambda **params: params})
+    await machine.restart_orchestrator()
+    job_id, record = await _assigned(machine)
+    assert record.state is TaskState.UNROUTED
+
+    await machine.add_worker("small")
+    await machine.tick()
+    assert (await _task(machine, record.info.id)).state is TaskState.WAITING
+    await machine.add_worker("big", resources={"cpu_cores": 16})
+    await machine.drive()
+
+    assert (await machine.job(job_id)).result == "ended"
+
+
+# --- Limits, deadlines, reputations --------------------------------------------------------------------------------------------
+
+
+async def _limited(machine: Machine, limit: Limit) -> list[Job]:
+    """Three jobs whose tasks share a limit."""
+    task_info = machine.engine._task_info
+
+    def limited(*args: Any, **options: Any) -> TaskInfo:
+        return replace(task_info(*args, **options), limits=(limit,))
+
+    machine.engine._task_info = limited  # type: ignore[method-assign]
+    return [await machine.job(await machine.create("steps")) for _ in range(3)]
+
+
+async def test_a_rate_lets_the_next_ones_go_when_its_time_comes() -> None:
+    machine = await _machine()
+    jobs = await _limited(machine, Limit("api", 1, 60))
+    await machine.pump()
+
+    async def ended_jobs() -> int:
+        return sum([(await machine.job(job.id)).status is JobStatus.FINISHED for job in jobs])
+
+    assert [await ended_jobs(), [timer.member for timer in machine.timers()]] == [1, ["limit|api"]]
+    await machine.tick(59)
+    await machine.pump()
+    assert await ended_jobs() == 1
+    for number in (2, 3):
+        await machine.tick(1 if number == 2 else 60)
+        await machine.pump()
+        assert await ended_jobs() == number
+    assert await machine.store.due(machine.now + 1e6) == []
+
+
+async def test_the_deadline_of_a_fan_out_has_its_aggregator_called() -> None:
+    machine = await _machine()
+    job_id = await machine.create("parallel")
+    fanout = await _deliver_until(machine, job_id, FanOut)
+    machine.queue.clear()
+    await machine.store.set_timer(Timer("deadline", f"{job_id}|{fanout.id}", machine.now + 5))
+    await machine.store.set_timer(Timer("deadline", f"{job_id}|another", machine.now + 1))
+    await machine.store.set_timer(Timer("deadline", "nobody|another", machine.now + 1))
+
+    await machine.tick(4)
+    assert machine.queue == []
+    await machine.tick(1)
+
+    assert [message.key for message in machine.queue] == [f"aggregate:{fanout.id}"]
+    assert machine.timers() == []
+
+
+async def test_timeouts_and_deaths_count_against_a_worker_and_only_the_leader_computes_it() -> None:
+    machine = await _machine(_steps(timeout_seconds=30))
+    job_id = await machine.create("steps")
+    info = await _deliver_until(machine, job_id, TaskInfo)
+    machine.queue.clear()
+    assert await machine.claim(info.id)
+    await machine.tick(30)
+    await machine.create("steps")
+    await machine.pump()
+    assert [outcome for _, outcome in await machine.store.outcomes("worker")] == ["timeout", "success"]
+
+    await machine.store.acquire("housekeeping", "somebody else", 10)
+    await machine.watcher.leadership.leave()
+    await machine.store.acquire("housekeeping", "somebody else", 10)
+    await machine.watcher.round()
+    assert await machine.store.reputations(["worker"]) == {}
+    await machine.store.release("housekeeping", "somebody else")
+    await machine.watcher.round()
+
+    found = (await machine.store.reputations(["worker"]))["worker"]
+    assert (found.value, found.made_of) == (round(11 / 12, 4), {"success": 1, "timeout": 1})
+    await machine.store.note_outcome("worker", "lost", machine.now)
+    await machine.watcher.round()
+    assert (await machine.store.reputations(["worker"]))["worker"] == found  # not before its interval has passed
+    machine.now += 60
+    await machine.watcher.round()
+    assert (await machine.store.reputations(["worker"]))["worker"].made_of["lost"] == 1

@@ -14,11 +14,13 @@ import pytest
 import pytest_asyncio
 
 from avtomatika.errors import TaskError
+from avtomatika.worker.hotcache import hot_cache
 from avtomatika.worker.process import ProcessRunner, ProcessTaskError
 
 MODULE = """
 import os, time
 from dataclasses import dataclass
+from avtomatika import ModelCache
 from avtomatika.errors import PermanentError
 from avtomatika.worker.sdk import Worker
 
@@ -52,6 +54,16 @@ def die(params):
 def unpicklable(params):
     return lambda: None
 
+models = ModelCache(budget_gb=1)
+models.register("whisper", lambda: os.getpid(), size_gb=1)
+models.register("other", lambda: "other", size_gb=1)
+
+@worker.task("use", process=True)
+def use(params, send_progress, task_id, job_id):
+    with models.use(params["model"]) as model:
+        send_progress(task_id, job_id, 0.1, str(model))
+    time.sleep(params["seconds"])
+
 @worker.task("hang", process=True)
 def hang(params, send_progress, task_id, job_id):
     send_progress(task_id, job_id, 0.1, str(os.getpid()))
@@ -77,10 +89,14 @@ class Calls:
     def __init__(self, runner: ProcessRunner, path: Path) -> None:
         self.runner, self.path = runner, path
         self.progress: asyncio.Queue[tuple[float, str]] = asyncio.Queue()
+        self.models: list[tuple[str, str]] = []
 
     async def __call__(self, name: str, **params: Any) -> Any:
         context = {"task_id": "t", "job_id": "j", "priority": 0.0}
-        return await self.runner.run(self.path, name, params, context, self._on_progress)
+        return await self.runner.run(self.path, name, params, context, self._on_progress, self._on_cache)
+
+    def _on_cache(self, change: str, model: str) -> None:
+        self.models.append((change, model))
 
     async def _on_progress(self, progress: float, message: str) -> None:
         self.progress.put_nowait((progress, message))
@@ -146,6 +162,27 @@ async def test_a_close_kills_what_runs(runner: ProcessRunner, call: Calls) -> No
     with pytest.raises((asyncio.CancelledError, ProcessTaskError)):
         await task
     assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_models_that_a_child_loads_are_told(call: Calls) -> None:
+    await call("use", model="whisper", seconds=0)
+    await call("use", model="whisper", seconds=0)
+    await call("use", model="other", seconds=0)
+
+    assert call.models == [("add", "whisper"), ("remove", "whisper"), ("add", "other")]
+    assert {"whisper", "other"} <= set(hot_cache().load_times)
+
+
+async def test_a_model_is_gone_with_the_last_child_that_holds_it(call: Calls) -> None:
+    first = asyncio.ensure_future(call("use", model="whisper", seconds=600))
+    second = asyncio.ensure_future(call("use", model="whisper", seconds=600))
+    pids = {(await asyncio.wait_for(call.progress.get(), 30))[1] for _ in range(2)}
+    assert len(pids) == 2
+    for task, expected in ((first, []), (second, [("remove", "whisper")])):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [told for told in call.models if told[0] == "remove"] == expected
 
 
 async def test_a_long_tmpdir_is_no_obstacle(module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,16 @@ from avtomatika.jobs import Message, Result, TaskInfo, TaskState
 from avtomatika.settings import read_settings
 from avtomatika.state.base import TaskRecord
 from avtomatika.state.memory import MemoryStore
-from avtomatika.worker import runner
+from avtomatika.state.memory_base import Change
+from avtomatika.worker import runner, sdk
 from avtomatika.worker.pool import TaskRequest
 from avtomatika.worker.sdk import TaskDeclaration, Worker
 from tests.support.records import a_job, change, creation, dispatched
+
+
+@pytest.fixture(autouse=True)
+def _declares_nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdk, "_declared", sdk.Declared())
 
 
 class Bench:
@@ -40,6 +46,7 @@ class Bench:
     def __init__(self, func: Callable[..., Any]) -> None:
         worker = Worker()
         worker.task("work", task_type="cpu")(func)
+        sdk.use(worker)
         self.pushed: list[Message] = []
         self.store = MemoryStore(self.pushed.append)
         self.app = Celery("bench", set_as_current=False, broker="memory://")
@@ -320,7 +327,7 @@ async def test_an_attempt_that_somebody_has_claimed_is_not_run() -> None:
 async def test_a_message_of_an_attempt_that_is_over_is_not_run() -> None:
     bench = Bench(_never)
     request = await bench.dispatch()
-    bench.store._drop_task("task")
+    bench.store._drop_task("task", Change(0.0))
 
     assert await bench.task.run_async(request) is None
     assert bench.pushed == []
@@ -328,7 +335,7 @@ async def test_a_message_of_an_attempt_that_is_over_is_not_run() -> None:
 
 async def test_a_result_that_comes_after_the_end_of_its_attempt_is_not_taken() -> None:
     async def func() -> None:
-        bench.store._drop_task("task")
+        bench.store._drop_task("task", Change(0.0))
 
     bench = Bench(func)
     request = await bench.dispatch()

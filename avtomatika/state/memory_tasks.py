@@ -1,0 +1,190 @@
+"""Attempts and fan-outs in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from avtomatika.jobs import Event, Message, Result, TaskInfo, TaskState, Timer
+from avtomatika.state.base import BranchOutcome, ClaimOutcome, CommitResult, NewTask, TaskClaim, TaskRecord
+from avtomatika.state.memory_base import Change, take_out
+from avtomatika.state.memory_jobs import Branches, MemoryJobs
+
+_UNCLAIMED = (TaskState.UNROUTED, TaskState.DELAYED, TaskState.DISPATCHED)
+
+
+class MemoryTasks(MemoryJobs):
+    def _parked_on(self, task_id: str) -> str | None:
+        key, _ = self._places[task_id]
+        return self._lanes[key.task_type][key].parked_on
+
+    async def get_task(self, task_id: str) -> TaskRecord | None:
+        record = self._tasks.get(task_id)
+        if record is None or record.state is not TaskState.WAITING:
+            return record
+        return replace(record, parked_on=self._parked_on(task_id))
+
+    async def claim_task(
+        self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float, capability: str = ""
+    ) -> TaskClaim:
+        record = self._tasks.get(task_id)
+        if record is not None and record.state is TaskState.CLAIMED:
+            return TaskClaim(ClaimOutcome.BUSY)
+        if record is None or record.state is not TaskState.DISPATCHED:
+            return TaskClaim(ClaimOutcome.STALE)
+        if record.assigned_to is not None and task_id not in self._assigned.get(boot_id, ()):
+            return TaskClaim(ClaimOutcome.STALE)
+        if record.cancel_requested:
+            return TaskClaim(ClaimOutcome.CANCELLED)
+        timeout_at = now + (record.info.timeout_seconds or default_timeout)
+        self._tasks[task_id] = replace(
+            record, state=TaskState.CLAIMED, worker_id=worker_id, boot_id=boot_id, claimed_at=now, timeout_at=timeout_at
+        )
+        self._timers.pop(f"dispatch|{task_id}", None)
+        self._timers[f"timeout|{task_id}"] = timeout_at
+        take_out(self._assigned, boot_id, task_id)
+        self._claimed.setdefault(boot_id, {})[task_id] = capability
+        change = Change(now)
+        self._unqueue(record.info, change)
+        self._flow(change)
+        return TaskClaim(ClaimOutcome.OK, timeout_at, tuple(change.outbox))
+
+    def _held(self, task_id: str, boot_id: str) -> TaskRecord | None:
+        record = self._tasks.get(task_id)
+        if record is None or record.state is not TaskState.CLAIMED or record.boot_id != boot_id:
+            return None
+        return record
+
+    async def finish_task(
+        self, task_id: str, boot_id: str, result: Result, message: Message, now: float, outcome: str = ""
+    ) -> CommitResult:
+        record = self._held(task_id, boot_id)
+        if record is None:
+            return CommitResult(False)
+        self._tasks[task_id] = replace(record, state=TaskState.DONE, reported=result)
+        self._timers.pop(f"timeout|{task_id}", None)
+        take_out(self._claimed, boot_id, task_id)
+        if outcome and record.worker_id is not None:
+            self._note_outcome(record.worker_id, outcome, now)
+        change = Change(now)
+        self._publish(message, change)
+        self._end_leases(record.info, change)
+        self._flow(change)
+        return change.result()
+
+    async def release_task(self, task_id: str, boot_id: str, now: float) -> bool:
+        capability = take_out(self._claimed, boot_id, task_id)
+        record = self._held(task_id, boot_id)
+        if record is None:
+            return False
+        self._tasks[task_id] = replace(
+            record,
+            state=TaskState.DISPATCHED,
+            worker_id=None,
+            boot_id=None,
+            dispatched_at=now,
+            claimed_at=None,
+            timeout_at=None,
+            progress=None,
+            progress_message=None,
+        )
+        self._timers.pop(f"timeout|{task_id}", None)
+        if record.assigned_to is None:
+            self._dispatched(record.info, now)
+        else:
+            self._assigned.setdefault(boot_id, {})[task_id] = capability or ""
+        return True
+
+    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str) -> bool:
+        record = self._tasks.get(task_id)
+        if record is None or record.boot_id != boot_id:
+            return False
+        self._tasks[task_id] = replace(record, progress=progress, progress_message=message)
+        return True
+
+    def _out(self, job_id: str, task_id: str) -> tuple[Branches, int] | None:
+        """The fan-out, and the place in it, of a branch that is still out."""
+        branches = self._branches.get(job_id)
+        index = branches.index_of(task_id) if branches is not None else None
+        if branches is None or index is None or branches.results[index][1] is not None or task_id not in self._tasks:
+            return None
+        return branches, index
+
+    async def branch_done(
+        self,
+        job_id: str,
+        fanout_id: str,
+        task_id: str,
+        result: Result,
+        event: Event,
+        settles: Sequence[str],
+        aggregate: Message,
+    ) -> tuple[BranchOutcome, tuple[str, ...]]:
+        found = self._out(job_id, task_id)
+        if found is None or found[0].fanout.id != fanout_id:
+            return BranchOutcome.STALE, ()
+        branches, index = found
+        branches.results[index] = (task_id, result)
+        change = Change(event.timestamp)
+        self._drop_task(task_id, change)
+        self._append([event])
+        self._settle(settles)
+        last = branches.is_clear and not branches.told
+        if last:
+            branches.told = True
+            self._publish(aggregate, change)
+        self._flow(change)
+        return BranchOutcome.LAST if last else BranchOutcome.DONE, tuple(change.outbox)
+
+    async def replace_branch_task(
+        self,
+        old: TaskInfo,
+        new: NewTask,
+        event: Event,
+        *,
+        message: Message | None = None,
+        timers: Sequence[Timer] = (),
+        settles: Sequence[str] = (),
+    ) -> CommitResult:
+        found = self._out(old.job_id, old.id)
+        if found is None:
+            return CommitResult(False)
+        branches, index = found
+        branches.results[index] = (new.info.id, None)
+        change = Change(event.timestamp)
+        self._drop_task(old.id, change)
+        self._add_task(new, change)
+        self._append([event])
+        self._settle(settles)
+        self._timers.update((timer.member, timer.due) for timer in timers)
+        if message is not None:
+            self._publish(message, change)
+        self._flow(change)
+        return change.result()
+
+    async def branches(self, job_id: str) -> dict[str, Result | None]:
+        branches = self._branches.get(job_id)
+        return {} if branches is None else {t: r for _, (t, r) in sorted(branches.results.items())}
+
+    async def redispatch(self, task_id: str, message: Message, now: float) -> CommitResult:
+        record = self._tasks.get(task_id)
+        if record is None or record.state not in _UNCLAIMED or record.assigned_to is not None:
+            return CommitResult(False)
+        self._dispatched(record.info, now)
+        change = Change(now)
+        self._publish(message, change)
+        return change.result()
+
+    async def unrouted(self, task_type: str) -> Sequence[str]:
+        return sorted(i for i, r in self._tasks.items() if r.state is TaskState.UNROUTED and r.info.type == task_type)
+
+    async def unrouted_types(self) -> Sequence[str]:
+        return sorted({r.info.type for r in self._tasks.values() if r.state is TaskState.UNROUTED})
+
+    async def unclaimed(self, dispatched_before: float, limit: int = 1000) -> Sequence[TaskRecord]:
+        found = [
+            r
+            for r in self._tasks.values()
+            if r.state is TaskState.DISPATCHED and not r.info.is_plain and r.dispatched_at < dispatched_before
+        ]
+        return sorted(found, key=lambda r: r.dispatched_at)[:limit]

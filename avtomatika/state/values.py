@@ -1,0 +1,224 @@
+"""What the store is given and what it answers: commits, claims, entries, candidates. Frozen and typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from avtomatika.jobs import JSON, Event, Job, JobStatus, Message, Result, TaskInfo, TaskState, Timer, WorkerRecord, new_id
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How a task waits: in a lane with those that wait for the same.
+
+    A lane belongs to a task type, a fairness key, a set of limits and a `signature`. Within a lane the highest priority goes
+    first, then the oldest; among lanes each fairness key has its share (`TaskInfo.fairness_weight`). A lane whose limit is used
+    up is parked, and the others go on.
+
+    Attributes:
+        message: it goes to its queue when its turn comes: at once while few of its type lie there unclaimed (see `queue_room`),
+            else when others of them are claimed. None: it waits for a pick (`TaskStore.assign`).
+        signature: of a pick: tasks that suit the same workers have the same one.
+        unless_warm: where some worker holds the models of this task's skill (is warm for its type), it waits for a pick, with
+            the signature `WARM`, instead of going to its queue.
+    """
+
+    message: Message | None = None
+    signature: str = ""
+    unless_warm: bool = False
+
+
+#: The signature of a task that waits for a worker that is warm for it.
+WARM = "warm"
+
+
+def queue_room(workers: int) -> int:
+    """How many unclaimed tasks of one type may lie in its queue while others wait in the store: few, so that shares hold."""
+    return 4 + 2 * workers
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to store with a commit. With an entry its state is the store's to decide: WAITING, or DISPATCHED at once."""
+
+    info: TaskInfo
+    state: TaskState = TaskState.WAITING
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One change of one job, applied as a whole or not at all.
+
+    Attributes:
+        job: the record as it shall be; its version is ``expected_version + 1`` (0 for a new job).
+        expected_version: the version that must be stored now; None for a new job.
+        previous_status: the status that is stored now, for the indexes; None for a new job.
+        messages: published with the commit, through the outbox where the broker is not the same Redis.
+        tasks: stored; those DISPATCHED have their message among `messages`.
+        drop_tasks: ids of attempts that are over; their messages and results do nothing from now on.
+        drop_branches: forget the branches of the last fan-out.
+        children: new jobs that come into being with this change.
+        timers, drop_timers: set and removed; `drop_timers` holds `Timer.member` strings.
+        settles: keys of control messages that this change has answered.
+        boot_id: the process that commits and holds the claim on the job; None for one that holds none.
+        keep_claim: that process goes on with the job after this commit.
+        id: names this change: applied again after a lost answer, it changes nothing and counts as applied.
+    """
+
+    job: Job
+    expected_version: int | None
+    previous_status: JobStatus | None = None
+    events: tuple[Event, ...] = ()
+    messages: tuple[Message, ...] = ()
+    tasks: tuple[NewTask, ...] = ()
+    drop_tasks: tuple[str, ...] = ()
+    drop_branches: bool = False
+    children: tuple[Commit, ...] = ()
+    timers: tuple[Timer, ...] = ()
+    drop_timers: tuple[str, ...] = ()
+    settles: tuple[str, ...] = ()
+    boot_id: str | None = None
+    keep_claim: bool = False
+    id: str = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What a change led to.
+
+    Attributes:
+        applied: false where a guard (the version) did not hold: nothing was changed.
+        outbox: ids of messages still to be published.
+        picks: task types of which a task came to wait for a pick.
+        stops: (worker id, task id) of claimed attempts that are over: their workers may stop.
+    """
+
+    applied: bool
+    outbox: tuple[str, ...] = ()
+    picks: tuple[str, ...] = ()
+    stops: tuple[tuple[str, str], ...] = ()
+
+
+class ClaimOutcome(StrEnum):
+    OK = "ok"
+    STALE = "stale"  # unknown, over, or an older version: the message does nothing
+    BUSY = "busy"  # a live process holds it
+    CANCELLED = "cancelled"  # its cancel flag is set: it must not start
+
+
+@dataclass(frozen=True, slots=True)
+class JobClaim:
+    outcome: ClaimOutcome
+    job: Job | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A stored attempt with what happened to it so far."""
+
+    info: TaskInfo
+    state: TaskState
+    worker_id: str | None = None
+    boot_id: str | None = None
+    dispatched_at: float = 0.0
+    claimed_at: float | None = None
+    timeout_at: float | None = None
+    progress: float | None = None
+    progress_message: str | None = None
+    cancel_requested: bool = False
+    reported: Result | None = None
+    waiting_since: float | None = None
+    """Since when it has waited in the store for its turn or a pick; None where it never did."""
+    parked_on: str | None = None
+    """The key of the limit that its lane waits for."""
+    assigned_to: str | None = None
+    """The worker that it was picked for; its message is in that one's direct queue."""
+    decision: JSON | None = None
+    """The funnel of the pick; see `engine/dispatch.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClaim:
+    """`outbox`: ids of others' messages whose turn came with this claim."""
+
+    outcome: ClaimOutcome
+    timeout_at: float | None = None
+    outbox: tuple[str, ...] = ()
+
+
+class BranchOutcome(StrEnum):
+    DONE = "done"  # counted; others are still out
+    LAST = "last"  # counted, and the verdict is clear with it: the aggregate message was published
+    STALE = "stale"  # not of this fan-out, not this attempt, dropped, or counted before: nothing was changed
+
+
+class AssignOutcome(StrEnum):
+    OK = "ok"
+    GONE = "gone"  # the task waits no longer, or not for a pick
+    FULL = "full"  # the worker has no free slot, or has ended
+    LIMITED = "limited"  # a limit of its own is used up: its lane is parked
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    outcome: AssignOutcome
+    outbox: tuple[str, ...] = ()
+
+
+class Order(StrEnum):
+    """The orders in which the store keeps the idle workers of each task, lowest first."""
+
+    COST = "cost"  # cost_of(task)
+    LOAD = "load"  # slots taken
+    VALUE = "value"  # cost / reputation
+    TURN = "turn"  # when it was last picked for this task
+    WARM = "warm"  # those that are warm for the task only, by cost
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A live worker as a pick sees it.
+
+    Attributes:
+        free: slots of the task's capability that are free now: neither claimed nor assigned; negative where more were assigned.
+        taken: slots taken over all its capabilities: claimed or assigned.
+        turn: number of its last pick for this task; 0 for none.
+        warm: it holds the models of the task's skill.
+    """
+
+    worker: WorkerRecord
+    free: int
+    taken: int
+    reputation: float = 1.0
+    turn: int = 0
+    warm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """One page of the workers that could take a task, and how many there are in all.
+
+    Attributes:
+        known: live workers that declare the task.
+        idle: of those, the ones with a free slot for it.
+        warm: of those known, the ones that hold its skill's models, busy or not.
+        more: whether there is another page.
+    """
+
+    found: tuple[Candidate, ...]
+    known: int
+    idle: int
+    warm: int
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reputation:
+    """How well a worker's recent attempts went. `made_of`: outcome -> how many."""
+
+    value: float = 1.0
+    samples: int = 0
+    made_of: dict[str, int] = field(default_factory=dict)
+    computed_at: float | None = None
