@@ -308,11 +308,10 @@ class Dispatcher:
                 return True
         return False
 
-    async def suits_idle(self, info: TaskInfo) -> bool:
-        """Whether some idle worker could take a task now."""
-        funnel, order = Funnel(info.dispatch_strategy), Order.COST
-        async for suitable in self._pages(info, order, self.clock(), funnel):
-            if suitable:
+    async def suits_idle(self, info: TaskInfo, besides: str | None) -> bool:
+        """Whether some idle worker besides one could take a task now."""
+        async for suitable in self._pages(info, Order.COST, self.clock(), Funnel(info.dispatch_strategy)):
+            if any(candidate.worker.id != besides for candidate in suitable):
                 return True
         return False
 

@@ -33,6 +33,7 @@ class Draft:
     drop_timers: list[str] = field(default_factory=list)
     drop_tasks: list[str] = field(default_factory=list)
     drop_branches: bool = False
+    settle_branches: bool = False
 
     def fork(self) -> Draft:
         """A copy to go on with, while this one stays as it is."""
@@ -104,6 +105,7 @@ class Draft:
             tasks=tuple(self.tasks),
             drop_tasks=tuple(self.drop_tasks),
             drop_branches=self.drop_branches,
+            settle_branches=self.settle_branches,
             children=tuple(self.children),
             timers=tuple(self.timers),
             drop_timers=tuple(self.drop_timers),

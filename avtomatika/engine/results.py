@@ -100,17 +100,17 @@ class Engine(Executor):
             case Standing.BAD:
                 await self._fan_out_failed(self.draft(job, (key,)), job.waiting, found)
                 return
-        aggregated = Aggregated(job.waiting.aggregate_into, results)
+        state = job.waiting.aggregate_into
         if found.missing and not job.waiting.settled:
             draft = self.draft(job)
-            draft.drop_tasks += found.missing
-            draft.event("fan_out_settled", state=job.current_state, next_state=aggregated.state, details=found.counts)
+            draft.settle_branches = True
+            draft.event("fan_out_settled", state=job.current_state, next_state=state, details=found.counts)
             draft.set(waiting=replace(job.waiting, settled=True))
             commit = draft.commit(keep_claim=True)
             if not await self.commit(commit):
                 return
-            job = commit.job
-        await self.run(job, (key,), aggregated)
+            job, results = commit.job, await self.store.branches(job_id)  # from here on nothing changes them
+        await self.run(job, (key,), Aggregated(state, results))
 
     async def _fan_out_failed(self, draft: Draft, fanout: FanOut, found: Tally) -> None:
         first = ""
@@ -120,7 +120,6 @@ class Engine(Executor):
                 break
         reason = reason_of_failure(fanout, found, first)
         draft.leave_waiting()
-        draft.drop_tasks += found.missing
         details = {**found.counts, "reason": reason}
         draft.event("fan_out_failed", state=draft.job.current_state, next_state=fanout.failure_state, details=details)
         verdict = Verdict.FAILED if fanout.failure_state is None else Verdict.NEXT

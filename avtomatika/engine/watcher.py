@@ -299,18 +299,25 @@ class Watcher:
     async def _take_back(self, record: TaskRecord) -> None:
         """A worker has not taken what was picked for it. One that has nothing else to do has stalled, and is to be avoided.
 
-        What was put ahead on a busy worker stays there, unless it could start elsewhere.
+        What was put ahead on a busy worker stays there, unless it could start elsewhere or its message is lost.
         """
-        ahead = bool((record.decision or {}).get("ahead"))
-        if ahead and await self._is_at_work(record) and not await self.engine.dispatcher.suits_idle(record.info):
+        in_line = bool((record.decision or {}).get("ahead")) and await self._is_at_work(record)
+        if in_line and not (
+            await self._is_lost(record) or await self.engine.dispatcher.suits_idle(record.info, besides=record.assigned_to)
+        ):
             return
-        done = await self.store.unassign(record.info.id, self.engine.clock(), avoid=not ahead)
+        done = await self.store.unassign(record.info.id, self.engine.clock(), avoid=not in_line)
         if done.applied:
             logger.warning(
                 "worker %s did not take a task that was picked for it: another pick is made", record.assigned_to,
                 extra={"action": "take_back", "task_id": record.info.id, "worker_id": record.assigned_to},
             )  # fmt: skip
         await self.engine.after(done)
+
+    async def _is_lost(self, record: TaskRecord) -> bool:
+        now, capability = self.engine.clock(), await self.engine.capability_of(record.info.type)
+        message = self.engine.compiler.task_message(record.info, capability, now, record.assigned_to)
+        return await self.probe.passed(message, record.dispatched_at)
 
     async def _is_at_work(self, record: TaskRecord) -> bool:
         workers = await self.store.workers(self.engine.clock())

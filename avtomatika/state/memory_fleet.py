@@ -22,6 +22,8 @@ class MemoryFleet(MemoryBase):
         super().__init__(push)
         #: Workers that failed to take an assigned task, until they are heard of again.
         self._doubted: set[str] = set()
+        #: By worker: tasks that it does not take by its latest record, although it had a slot for them.
+        self._refused: dict[str, set[str]] = {}
         self._turns: dict[str, dict[str, int]] = {}
         self._picked = 0
         self._outcomes: dict[str, list[tuple[float, str]]] = {}
@@ -53,7 +55,15 @@ class MemoryFleet(MemoryBase):
         self._workers[worker_id] = (replace(record or found[0], seen_at=now), now + ttl)
         self._boots[boot_id] = now + ttl
         self._doubted.discard(worker_id)
+        if record is not None:
+            self._note_refused(record)
         return True
+
+    def _note_refused(self, record: WorkerRecord) -> None:
+        """One that says that it is busy because it is full takes tasks again as soon as an attempt of it has ended."""
+        takes = record.supported_tasks if record.status == "idle" else ()
+        others = set(record.tasks).difference(takes)
+        self._refused[record.id] = {task for task in others if self._slots(record, self._pins.get(task, task))[0] > 0}
 
     async def unregister(self, worker_id: str, boot_id: str) -> None:
         self._forget_worker(worker_id, boot_id)
@@ -65,6 +75,7 @@ class MemoryFleet(MemoryBase):
         if found is not None and found[0].boot_id == boot_id:
             del self._workers[worker_id]
             self._doubted.discard(worker_id)
+            self._refused.pop(worker_id, None)
             self._turns.pop(worker_id, None)
 
     async def workers(self, now: float) -> Sequence[WorkerRecord]:
@@ -138,9 +149,8 @@ class MemoryFleet(MemoryBase):
         return Candidates(found, len(known), len(idle), sum(c.warm for c in known), offset + count < len(rows))
 
     def _is_idle(self, candidate: Candidate, task_type: str) -> bool:
-        worker = candidate.worker
-        willing = worker.status == "idle" and task_type in worker.supported_tasks
-        return willing and candidate.free > 0 and worker.id not in self._doubted
+        worker_id = candidate.worker.id
+        return candidate.free > 0 and worker_id not in self._doubted and task_type not in self._refused.get(worker_id, ())
 
     async def note_outcome(self, worker_id: str, outcome: str, now: float) -> None:
         self._note_outcome(worker_id, outcome, now)

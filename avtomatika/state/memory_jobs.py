@@ -61,6 +61,10 @@ class MemoryJobs(MemoryLanes):
         self._append(commit.events)
         for task_id in commit.drop_tasks:
             self._drop_task(task_id, change)
+        if (commit.drop_branches or commit.settle_branches) and job.id in self._branches:
+            for task_id, result in self._branches[job.id].results.values():
+                if result is None:
+                    self._drop_task(task_id, change)
         if commit.drop_branches:
             self._branches.pop(job.id, None)
         for task in commit.tasks:

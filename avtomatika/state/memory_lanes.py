@@ -145,6 +145,7 @@ class MemoryLanes(MemoryFleet):
         self._workers[record.id] = (record, now + ttl)
         self._boots[record.boot_id] = now + ttl
         self._doubted.discard(record.id)
+        self._note_refused(record)
         self._flow(Change(now, types=dict.fromkeys(record.tasks)))  # there is more room
 
     # Lanes
@@ -205,7 +206,7 @@ class MemoryLanes(MemoryFleet):
         """The task's turn has come: it leaves its lane, counts against its limits, and its key moves on by its share."""
         key, _ = self._places[info.id]
         shares = self._shares[info.type]
-        shares.served = shares.times[key.fairness_key]
+        shares.served = max(shares.times[key.fairness_key], shares.served)
         shares.times[key.fairness_key] = shares.served + 1 / info.fairness_weight
         self._lanes[info.type][key].blocked = None
         self._leave_lane(info.id)
@@ -290,5 +291,5 @@ class MemoryLanes(MemoryFleet):
             if self._boots.get(record.boot_id, 0) > change.now:
                 self._stops.setdefault(record.boot_id, set()).add(task_id)
                 change.stops.append((record.worker_id, task_id))
+        self._end_leases(record.info, change)  # first: those who wait for a lease have their own order
         self._unqueue(record.info, change)
-        self._end_leases(record.info, change)

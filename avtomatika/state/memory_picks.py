@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from avtomatika.jobs import JSON, Event, Message, TaskInfo, TaskState, WorkerRecord
+from avtomatika.jobs import JSON, Event, Message, TaskInfo, TaskState, WorkerRecord, new_id
 from avtomatika.state.base import Assignment, AssignOutcome, CommitResult, Entry, TaskRecord
 from avtomatika.state.memory_base import Change, take_out
 from avtomatika.state.memory_tasks import MemoryTasks
@@ -86,7 +86,7 @@ class MemoryPicks(MemoryTasks):
 
 def _assigned(info: TaskInfo, worker: WorkerRecord, now: float, decision: JSON) -> Event:
     return Event(
-        f"{info.id}:assigned:{worker.boot_id}:{now:.6f}",
+        f"{info.id}:assigned:{new_id()}",
         info.job_id,
         "task_assigned",
         now,

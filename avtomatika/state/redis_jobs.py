@@ -26,6 +26,8 @@ class RedisJobs(RedisBase):
         commands += self._event_commands(commit.events)
         for task_id in commit.drop_tasks:
             commands.append(("@drop", task_id))
+        if commit.drop_branches or commit.settle_branches:
+            commands.append(("@settle", keys.branches(job.id)))
         if commit.drop_branches:
             commands.append(("DEL", keys.branches(job.id)))
         for task in commit.tasks:

@@ -35,8 +35,9 @@ class RedisPicks(RedisTasks):
         record = await self.get_task(task_id)
         if record is None or record.state is not TaskState.WAITING:
             return Assignment(AssignOutcome.GONE)
+        nonce = new_id()
         event = Event(
-            f"{task_id}:assigned:{worker.boot_id}:{now:.6f}",
+            f"{task_id}:assigned:{nonce}",
             record.info.job_id,
             "task_assigned",
             now,
@@ -49,7 +50,7 @@ class RedisPicks(RedisTasks):
         reply = await self._ask(
             self._script("assign", *LIBRARIES)(
                 keys=[keys.task(task_id), keys.worker(worker.id)],
-                args=[*words, dumps(event.to_dict()), self._stream_length, new_id()],
+                args=[*words, dumps(event.to_dict()), self._stream_length, nonce],
             )
         )
         outcome = AssignOutcome(text(reply[0]))

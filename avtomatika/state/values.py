@@ -58,7 +58,8 @@ class Commit:
         messages: published with the commit, through the outbox where the broker is not the same Redis.
         tasks: stored; those DISPATCHED have their message among `messages`.
         drop_tasks: ids of attempts that are over; their messages and results do nothing from now on.
-        drop_branches: forget the branches of the last fan-out.
+        drop_branches: forget the branches of the last fan-out; attempts of it that are still out are over.
+        settle_branches: attempts of the last fan-out that are still out are over; its results stay.
         children: new jobs that come into being with this change.
         timers, drop_timers: set and removed; `drop_timers` holds `Timer.member` strings.
         settles: keys of control messages that this change has answered.
@@ -75,6 +76,7 @@ class Commit:
     tasks: tuple[NewTask, ...] = ()
     drop_tasks: tuple[str, ...] = ()
     drop_branches: bool = False
+    settle_branches: bool = False
     children: tuple[Commit, ...] = ()
     timers: tuple[Timer, ...] = ()
     drop_timers: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from avtomatika.jobs import Job, Message
 from avtomatika.state.base import Commit, Store
 from avtomatika.state.memory import MemoryStore
 from avtomatika.state.redis import RedisStore, connect
+from tests.contract.line import Line
 from tests.support.records import a_job, creation
 from tests.support.servers import RedisServer
 
@@ -54,10 +55,23 @@ class Kit:
         """All that Redis holds; for the store in memory, all that it has in its dictionaries."""
         if self.redis is None:
             return {name: repr(value) for name, value in vars(self.store).items() if not callable(value)}
-        out: dict[str, object] = {}
-        async for key in self.redis.scan_iter():
-            out[key] = await self.redis.dump(key) if await self.redis.type(key) != "hash" else await self.redis.hgetall(key)
-        return out
+        return {key: await _value(self.redis, key) async for key in self.redis.scan_iter()}
+
+
+async def _value(redis: aioredis.Redis, key: str) -> object:
+    match await redis.type(key):
+        case "hash":
+            return await redis.hgetall(key)
+        case "set":
+            return sorted(await redis.smembers(key))
+        case "zset":
+            return await redis.zrange(key, 0, -1, withscores=True)
+        case "list":
+            return await redis.lrange(key, 0, -1)
+        case "stream":
+            return await redis.xrange(key)
+        case _:
+            return await redis.get(key)
 
 
 @pytest.fixture(params=["memory", "redis-6.2", "redis-newer"])
@@ -75,3 +89,9 @@ async def kit(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[K
     for closing in (store, apart):
         await closing.close()
     await dumps.aclose()
+
+
+@pytest.fixture
+def line(kit: Kit) -> Line:
+    """Tasks and workers of the store that pushes."""
+    return Line(kit.store)

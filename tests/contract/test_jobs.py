@@ -325,7 +325,9 @@ async def test_an_ended_job_is_kept_for_its_retention_and_then_forgotten(kit: Ki
 
     assert [job.id for job in await kit.store.list_jobs(client="me")] == [alive.id]
     assert sum((await kit.store.count_by_status()).values()) == 1
-    assert job.id not in str(await kit.everything())
+    left = await kit.everything()
+    del left[f"{kit.namespace}:events"]  # the stream of all events is cut by its length
+    assert job.id not in str(left)
 
 
 async def test_a_name_that_is_no_utf8_is_kept(kit: Kit) -> None:

@@ -18,8 +18,7 @@ async def test_branches_that_were_dropped_neither_count_nor_come_back(kit: Kit) 
     good, aggregate = Result.success({"n": 1}), a_message()
     await kit.store.branch_done(job.id, fanout.id, infos[0].id, good, an_event(job, 1), [], aggregate)
 
-    dropped = {"drop_tasks": (infos[1].id, infos[2].id)}
-    done = await kit.store.commit(change(job, dropped, waiting=replace(fanout, settled=True)))
+    done = await kit.store.commit(change(job, {"settle_branches": True}, waiting=replace(fanout, settled=True)))
 
     assert (done.applied, done.stops) == (True, (("w1", infos[2].id),))
     before = await kit.everything()
@@ -34,3 +33,17 @@ async def test_branches_that_were_dropped_neither_count_nor_come_back(kit: Kit) 
     settled = await kit.store.load(job.id)
     assert settled is not None
     assert settled.waiting == replace(fanout, settled=True)
+
+
+async def test_the_end_of_a_fan_out_takes_along_what_is_still_out(kit: Kit) -> None:
+    commit, fanout, infos = fanned_out(await kit.created(), 3)
+    job = await kit.committed(commit)
+    await kit.store.branch_done(job.id, fanout.id, infos[0].id, Result.success(), an_event(job, 1), [], a_message())
+    again = infos[1].again(now=NOW)
+    assert (await kit.store.replace_branch_task(infos[1], NewTask(again, TaskState.DELAYED), an_event(job, 2))).applied
+
+    await kit.committed(change(job, {"drop_branches": True}, waiting=None))
+
+    assert await kit.store.branches(job.id) == {}
+    assert [await kit.store.get_task(task_id) for task_id in (infos[1].id, again.id, infos[2].id)] == [None] * 3
+    assert await kit.store.unclaimed(NOW + 100) == []

@@ -20,10 +20,11 @@ AT_ONCE = 50
 
 
 def _allowed(namespace: str) -> re.Pattern[str]:
-    """The keys that may stay: records, their events and indexes, the event stream, registrations, Kombu's own bookkeeping."""
+    """The keys that may stay: records, their events and indexes, the event stream, the fleet, Kombu's own bookkeeping."""
     records = r"job:[^:]+(:events)?|jobs|jobs:status:finished|jobs:client:.*|idempotency:.*|events"
-    registrations = r"worker:.*|workers|boots|pins|lock:.*"
-    return re.compile(rf"{re.escape(namespace)}:({records}|{registrations})|_kombu\..*|unacked_mutex")
+    registrations = r"worker:.*|workers|boots(:workers)?|pins|lock:.*"
+    fleet = r"known:add_one|idle:\w+:add_one|outcomes:.*|reputation:.*|sequence"  # of the live worker, and of those that were
+    return re.compile(rf"{re.escape(namespace)}:({records}|{registrations}|{fleet})|_kombu\..*|unacked_mutex")
 
 
 def _leftovers(broker: Broker) -> list[str]:

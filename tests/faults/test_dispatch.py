@@ -166,6 +166,12 @@ async def test_a_worker_that_stalls_loses_its_direct_queue_and_does_nothing_twic
         ended = [await engine.ended(job.id) for job in jobs]
         assert {(job.status, job.result) for job in ended} == {(JobStatus.FINISHED, f"heir@{broker.namespace}")}
         stalled.signal(signal.SIGCONT)  # it finds the messages in its queue, of attempts that are over
+        goes_on = time.time()
+
+        async def heard_of() -> bool:
+            return (await registered(engine, stalled.node)).seen_at > goes_on
+
+        await eventually_async(heard_of)
         late = await engine.run("one", {**data, "params": {"n": 10}})
         assert late.status is JobStatus.FINISHED
         assert late.result == stalled.node  # its next heartbeat has put it back, and it is the cheapest

@@ -20,6 +20,20 @@ OWN['@drop'] = function(command)
   drop(command[2], now)
 end
 
+-- Attempts of a fan-out that are still out are over.
+OWN['@settle'] = function(command)
+  local branches = command[2]
+  if (redis.call('HGET', branches, '#left') or '0') == '0' then
+    return
+  end
+  local rows = redis.call('HGETALL', branches)
+  for i = 1, #rows, 2 do
+    if string.sub(rows[i], 1, 1) ~= '#' and string.sub(rows[i + 1], -1) == '|' then
+      drop(rows[i], now)
+    end
+  end
+end
+
 -- An attempt has ended well or badly: its leases and its slot are free.
 OWN['@ended'] = function(command)
   local id, what = command[2], command[3]

@@ -120,7 +120,7 @@ local function reindex(id, reported)
 end
 
 -- A slot is free again; only a worker that was full has to be put back.
-local function slot_freed(id)
+function slot_freed(id)
   if id and redis.call('HEXISTS', key('worker', id), 'fl') == 1 then
     reindex(id, false)
   end

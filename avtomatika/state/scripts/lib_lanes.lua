@@ -5,10 +5,12 @@
 -- lane:<type>:<lane>              ZSET task -> order
 -- turns:<type>                    HASH fairness key -> virtual time, #now: that of the last one served
 -- queued:<type>                   SET of unclaimed tasks in the plain queue
--- parked                          HASH <type>\n<lane> -> limit key;  parked:<limit key>  ZSET of those by the time of their parking
+-- parked                          HASH <type>\n<lane> -> limit key;  parked:<limit key>  ZSET of those by the order of their parking
 -- lease:<limit key>               ZSET of tasks that hold a lease;  rate:<limit key>  ZSET of starts by their time
 local UNPARK = 16
 local OUT = {outbox = {}, picks = {}, stops = {}}
+local SERVED = {} -- lanes of which a task has gone
+local slot_freed -- in lib_fleet.lua
 
 local function key(...)
   return table.concat({NS, ...}, ':')
@@ -80,7 +82,7 @@ local function park(task_type, lane, meta, name, due, now)
   local member = task_type .. '\n' .. lane
   redis.call('ZREM', ready_key(meta.q, task_type), lane)
   redis.call('HSET', key('parked'), member, name)
-  redis.call('ZADD', key('parked', name), seconds_of(now), member)
+  redis.call('ZADD', key('parked', name), redis.call('INCR', key('sequence')), member)
   if due then
     redis.call('ZADD', key('timers'), 'LT', seconds_of(due), 'limit|' .. name)
   end
@@ -140,6 +142,7 @@ end
 -- The task's turn has come: its key moves on by its share.
 local function serve(id, task_type, lane, meta)
   local turns = key('turns', task_type)
+  SERVED[task_type .. '\n' .. lane] = true
   local served = redis.call('HMGET', turns, meta.k, '#now')
   local at = math.max(tonumber(served[1] or 0), tonumber(served[2] or 0))
   local following = at + 1 / meta.w
@@ -253,10 +256,11 @@ local function unpark(name, now)
   if timer and tonumber(timer) <= now then
     redis.call('ZREM', key('timers'), 'limit|' .. name) -- who is parked again sets it anew
   end
-  local members = redis.call('ZRANGE', key('parked', name), 0, UNPARK - 1)
+  local parked = key('parked', name)
+  local members = redis.call('ZRANGE', parked, 0, UNPARK - 1)
   local types = {}
   for _, member in ipairs(members) do
-    redis.call('ZREM', key('parked', name), member)
+    redis.call('ZREM', parked, member)
     redis.call('HDEL', key('parked'), member)
     local task_type, lane = string.match(member, '^(.-)\n(.*)$')
     local body = redis.call('HGET', key('lanes', task_type), lane)
@@ -265,8 +269,18 @@ local function unpark(name, now)
       types[#types + 1] = task_type
     end
   end
+  local left = redis.call('ZCARD', parked)
   for _, task_type in ipairs(types) do
     admit(task_type, now)
+  end
+  for _, member in ipairs(members) do
+    if SERVED[member] then -- it waits behind those that did not go
+      redis.call('ZADD', parked, 'XX', redis.call('INCR', key('sequence')), member)
+    end
+  end
+  -- One lease lets one go; a rate's time may have come for any number.
+  if left > 0 and redis.call('ZCARD', parked) == left and redis.call('EXISTS', key('rate', name)) == 1 then
+    unpark(name, now)
   end
 end
 
@@ -339,7 +353,7 @@ end
 -- An attempt is over. The worker of a claimed one is to stop.
 local function drop(id, now)
   local task = key('task', id)
-  local found = redis.call('HMGET', task, 'st', 'ty', 'ln', 'b', 'w', 'tb', 'lk')
+  local found = redis.call('HMGET', task, 'st', 'ty', 'ln', 'b', 'w', 'tb', 'lk', 'tw')
   local state, task_type, boot = found[1], found[2], found[4]
   if state then
     redis.call('DEL', task)
@@ -360,6 +374,7 @@ local function drop(id, now)
       redis.call('HDEL', key('claims', found[6]), 'd:' .. id)
     end
     redis.call('SREM', key('queued', task_type), id)
+    slot_freed(found[5] or found[8])
     end_leases(id, found[7], now)
     if state == 'dispatched' then
       admit(task_type, now)

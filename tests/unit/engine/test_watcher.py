@@ -749,6 +749,22 @@ async def test_what_was_put_ahead_stays_while_its_worker_works_and_moves_to_a_fr
     assert (after.assigned_to, after.info.avoid) == ("dear", ())
 
 
+async def test_what_was_put_ahead_is_given_again_where_its_message_is_lost() -> None:
+    machine = await _machine(_picked(), slots=1)
+    _, running = await _assigned(machine)
+    assert await machine.claim(running.info.id)
+    machine.queue.clear()
+    _, record = await _assigned(machine)
+    await machine.tick(1)
+    assert [message.headers["id"] for message in machine.queue] == [record.info.id]
+    machine.queue.clear()
+
+    await machine.repair(GRACE)
+
+    assert [message.headers["id"] for message in machine.queue] == [record.info.id]
+    assert (await _task(machine, record.info.id)).info.avoid == ()
+
+
 async def test_a_task_waits_in_the_store_until_a_worker_names_it_and_then_for_its_pick() -> None:
     machine = Machine(_picked(resource_requirements={"cpu_cores": 8}), workers={"work": lambda **params: params})
     await machine.restart_orchestrator()
