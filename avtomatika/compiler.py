@@ -6,6 +6,7 @@ Pure on the app: nothing here talks to a broker or a store.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from celery import Celery, chain, chord
 from celery.canvas import Signature
@@ -16,7 +17,6 @@ from avtomatika.broker.queues import (
     ORCHESTRATOR,
     capability_queue,
     default_queue,
-    direct_queue,
     direct_queue_name,
     queue_name,
 )
@@ -85,24 +85,16 @@ class Compiler:
     def child_ended(self, parent_id: str, child_id: str) -> Signature:
         return self._control(CHILD_ENDED, parent_id, job_id=parent_id, child_id=child_id)
 
-    def task(self, info: TaskInfo, capability: str | None, worker_id: str | None = None) -> Signature:
-        """The signature of one attempt: routing key, headers, ids, attempt and priority are all in it.
-
-        Args:
-            worker_id: the worker that it was picked for, whose direct queue it goes to.
-        """
+    def task(self, info: TaskInfo, capability: str | None) -> Signature:
+        """The signature of one attempt: routing key, headers, ids, attempt and priority are all in it."""
         if info.is_plain:
             return self._plain_task(info)
         assert capability is not None, "a task without a capability waits in the store; it is not compiled"
-        if worker_id is None:
-            queue = self._queue(queue_name(capability, info.type), capability_queue)
-        else:
-            queue = self._queue(direct_queue_name(worker_id, capability), direct_queue)
         return self.app.signature(
             info.type,
             kwargs=task_payload(info),
             options={
-                "queue": queue,
+                "queue": self._queue(queue_name(capability, info.type), capability_queue),
                 "task_id": info.id,
                 "root_id": info.job_id,
                 "priority": to_priority(info.priority),
@@ -154,12 +146,19 @@ class Compiler:
         return self.message(self.child_ended(parent_id, child_id), now, key=child_key(child_id))
 
     def task_message(self, info: TaskInfo, capability: str | None, now: float, worker_id: str | None = None) -> Message:
-        """The prepared message of one attempt, with its resume behind it; for one worker's direct queue where it is named."""
-        first, then = self.task(info, capability, worker_id), self.resume(info.job_id, info.id, info.fanout_id)
+        """The prepared message of one attempt, with its resume behind it.
+
+        Args:
+            worker_id: the worker that it was picked for: the same message goes to that one's direct queue. Celery knows nothing
+                of these queues, so that nothing here grows with the workers that come and go.
+        """
+        first, then = self.task(info, capability), self.resume(info.job_id, info.id, info.fanout_id)
         if info.is_plain:
             return prepare(self.app, first, now, then=then, declare="nothing")
-        declare = "capability" if worker_id is None else "direct"
-        return prepare(self.app, first, now, then=then, priority=to_priority(info.priority), declare=declare)
+        message = prepare(self.app, first, now, then=then, priority=to_priority(info.priority), declare="capability")
+        if worker_id is None or capability is None:
+            return message
+        return replace(message, queue=direct_queue_name(worker_id, capability), declare="direct")
 
 
 def task_payload(info: TaskInfo) -> JSON:

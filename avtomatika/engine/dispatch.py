@@ -28,7 +28,7 @@ from avtomatika.state.base import AssignOutcome, Candidate, Entry, Order, Store,
 
 logger = logging.getLogger(__name__)
 
-PAGE = 16
+PAGE = 8
 MAX_PAGE = 1024
 LANES = 4
 MAX_LANES = 1024

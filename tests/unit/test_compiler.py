@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,6 +108,18 @@ def test_queues_carry_the_prefix(compiler: Compiler, monkeypatch: pytest.MonkeyP
 
     assert compiler.task_message(_info(), "gpu", NOW).queue == "test.gpu.resize"
     assert compiler.step_message("j", 1, NOW).queue == "test.orchestrator"
+
+
+def test_a_message_for_a_direct_queue_differs_by_its_queue_only(app: Celery, compiler: Compiler) -> None:
+    info = _info(priority=4)
+    plain = compiler.task_message(info, "gpu", NOW)
+    known = set(app.amqp.queues)
+
+    picked = compiler.task_message(info, "gpu", NOW, "painter@host")
+
+    assert (picked.queue, picked.declare) == ("worker.painter@host.gpu", "direct")
+    assert replace(picked, queue=plain.queue, declare=plain.declare) == plain
+    assert set(app.amqp.queues) == known  # nothing is kept of workers that come and go
 
 
 def test_a_task_without_a_capability_is_not_compiled(compiler: Compiler) -> None:

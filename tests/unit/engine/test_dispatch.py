@@ -12,6 +12,7 @@ import pytest
 
 from avtomatika import Candidate
 from avtomatika.engine import strategies
+from avtomatika.engine.dispatch import PAGE
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import Limit, TaskInfo, TaskState
 from avtomatika.state.base import Order
@@ -136,7 +137,7 @@ async def test_the_first_page_is_enough_where_its_workers_suit() -> None:
 
     decision = (await board.record(task_id)).decision
     assert decision is not None
-    assert (decision["known"], decision["looked_at"]) == (100, 16)
+    assert (decision["known"], decision["looked_at"]) == (100, PAGE)
 
 
 async def test_workers_to_avoid_come_last() -> None:
