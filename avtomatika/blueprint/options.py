@@ -103,8 +103,10 @@ def _max_cost(what: str, value: Any) -> float | None:
 
 
 def _weight(what: str, value: Any) -> float:
-    if not _is_number(value) or not value > 0:
-        raise HandlerError(f"{what} is the size of a share, a number above 0 (2 for twice that of others), not {value!r}")
+    if not _is_number(value) or not 0.001 <= value <= 1000:
+        raise HandlerError(
+            f"{what} is the size of a share, a number from 0.001 to 1000 (2 for twice that of others), not {value!r}"
+        )
     return float(value)
 
 

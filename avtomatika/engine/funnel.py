@@ -58,7 +58,7 @@ def suits(info: TaskInfo, candidate: Candidate) -> bool:
 def is_idle(candidate: Candidate, task_type: str) -> bool:
     """Whether it could start the task now, as far as the store and its own word go."""
     worker = candidate.worker
-    return candidate.free > 0 and worker.status == "idle" and task_type in worker.supported_tasks
+    return candidate.idle and candidate.free > 0 and worker.status == "idle" and task_type in worker.supported_tasks
 
 
 def load_seconds(task_type: str, fleet: Sequence[Candidate]) -> float:

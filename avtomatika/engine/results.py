@@ -263,10 +263,10 @@ class Engine(Executor):
             details=details,
         )
         aggregate = self.compiler.aggregate_message(job_id, fanout_id, now)
-        outcome, outbox = await self.store.branch_done(job_id, fanout_id, task_id, result, event, [key], aggregate)
+        outcome, done = await self.store.branch_done(job_id, fanout_id, task_id, result, event, [key], aggregate)
         if outcome is BranchOutcome.STALE:
             await self.store.settle([key])
-        await self.publisher.flush(outbox)
+        await self.after(done)
 
     async def _retry_branch(self, info: TaskInfo, result: Result, key: str, worker_id: str | None) -> None:
         now = self.clock()

@@ -123,7 +123,7 @@ class Watcher:
                 await self.engine.attempt_lost(record.info, f"worker {record.worker_id} ended", record.worker_id)
             await self.store.drop_claim(boot_id, task_id=task_id)
         await self._recover_assigned(assigned)
-        await self.store.forget_boot(boot_id, self.engine.clock())
+        await self.engine.after(await self.store.forget_boot(boot_id, self.engine.clock()))
 
     async def _recover_assigned(self, task_ids: Sequence[str]) -> None:
         """Tasks in the direct queues of an ended process wait for a pick again, and nothing is left in those queues.

@@ -76,7 +76,8 @@ class TaskStore(Protocol):
         """A worker is about to run this attempt. OK once; sets timeout_at, and its timer, from the attempt's own timeout.
 
         STALE, too, while it waits in the store, and for every worker but the one that it was assigned to. Others of its type
-        that wait for their turn go to the queue in the same call.
+        that wait for their turn go to the queue in the same call. A process that was counted as dead and forgotten counts as
+        alive again for a minute, so that its claim is given out again if it really ends.
         """
 
     async def finish_task(
@@ -94,7 +95,10 @@ class TaskStore(Protocol):
         """The task types of which tasks wait for a pick."""
 
     async def heads(self, task_type: str, limit: int = 16) -> Sequence[TaskRecord]:
-        """The first task of each lane that waits for a pick (parked lanes left out), in the order of their turns."""
+        """The first task of each lane that waits for a pick (parked lanes left out), in the order of their turns.
+
+        Of each fairness key its first lane, then of each its second, so that none keeps others out of sight.
+        """
 
     async def assign(
         self, task_id: str, worker: WorkerRecord, capability: str, message: Message, now: float, decision: JSON, *, ahead: int = 0
@@ -140,8 +144,8 @@ class TaskStore(Protocol):
         event: Event,
         settles: Sequence[str],
         aggregate: Message,
-    ) -> tuple[BranchOutcome, tuple[str, ...]]:
-        """Counts a branch as done. The one that makes the verdict clear publishes `aggregate`, once (second item: outbox ids).
+    ) -> tuple[BranchOutcome, CommitResult]:
+        """Counts a branch as done. The one that makes the verdict clear publishes `aggregate`, once.
 
         Success is the status ``success`` or one of the worker's own; ``failure``, ``timeout`` and ``cancelled`` are failures.
         The verdict is clear when all are done, when `FanOut.need` have succeeded, or more than `FanOut.may_fail` have failed.
@@ -176,8 +180,11 @@ class TaskStore(Protocol):
 
 
 class WorkerStore(Protocol):
-    async def register(self, record: WorkerRecord, now: float, ttl: float) -> None:
-        """Registers a process. Another boot under the same id ends: its claims are given out again by the housekeeping."""
+    async def register(self, record: WorkerRecord, now: float, ttl: float) -> CommitResult:
+        """Registers a process. Another boot under the same id ends: its claims are given out again by the housekeeping.
+
+        What there is room for now goes to the queues of its tasks.
+        """
 
     async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, record: WorkerRecord | None = None) -> bool:
         """Refreshes the TTL and replaces the record where one is given; false: not registered (any more), register again."""
@@ -185,8 +192,8 @@ class WorkerStore(Protocol):
     async def take_stops(self, boot_id: str) -> Sequence[str]:
         """Task ids that this process should stop, as `CommitResult.stops` named them, each told once."""
 
-    async def unregister(self, worker_id: str, boot_id: str) -> None:
-        """An orderly end. What it still held is given out again."""
+    async def unregister(self, worker_id: str, boot_id: str, now: float) -> CommitResult:
+        """An orderly end. What it still held is given out again, as by `forget_boot`."""
 
     async def workers(self, now: float) -> Sequence[WorkerRecord]: ...
 
@@ -237,8 +244,11 @@ class WorkerStore(Protocol):
     async def drop_claim(self, boot_id: str, *, job_id: str | None = None, task_id: str | None = None) -> None:
         """Takes one entry off a boot's claims."""
 
-    async def forget_boot(self, boot_id: str, now: float) -> None:
-        """Forgets an ended boot that holds nothing any more."""
+    async def forget_boot(self, boot_id: str, now: float) -> CommitResult:
+        """Forgets an ended boot that holds nothing any more, and its worker.
+
+        Unclaimed attempts with limits that only it knew wait in the store again: what nobody can take holds no lease of others.
+        """
 
 
 class TimerStore(Protocol):

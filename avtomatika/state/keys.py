@@ -34,7 +34,7 @@ class Keys:
 
     @property
     def parked(self) -> str:
-        """HASH: `<type>\\n<lane>` -> the limit that the lane waits for. More about lanes: scripts/lib_lanes.lua."""
+        """HASH: `<type>\\n<lane>` -> the limit that the lane waits for, and its size. More about lanes: scripts/lib_lanes.lua."""
         return self._("parked")
 
     @property

@@ -54,9 +54,9 @@ class MemoryFleet(MemoryBase):
             return False
         self._workers[worker_id] = (replace(record or found[0], seen_at=now), now + ttl)
         self._boots[boot_id] = now + ttl
+        if record is not None or worker_id in self._doubted or self._refused.get(worker_id) or found[1] <= now:
+            self._note_refused(self._workers[worker_id][0])  # its record is what it said last
         self._doubted.discard(worker_id)
-        if record is not None:
-            self._note_refused(record)
         return True
 
     def _note_refused(self, record: WorkerRecord) -> None:
@@ -65,24 +65,23 @@ class MemoryFleet(MemoryBase):
         others = set(record.tasks).difference(takes)
         self._refused[record.id] = {task for task in others if self._slots(record, self._pins.get(task, task))[0] > 0}
 
-    async def unregister(self, worker_id: str, boot_id: str) -> None:
-        self._forget_worker(worker_id, boot_id)
-        if boot_id in self._boots:
-            self._boots[boot_id] = 0
-
-    def _forget_worker(self, worker_id: str, boot_id: str) -> None:
+    def _refuse(self, worker_id: str, boot_id: str, task_type: str) -> None:
+        """An attempt is over that its worker has not ended: until its next record nobody knows whether the slot is free."""
         found = self._workers.get(worker_id)
         if found is not None and found[0].boot_id == boot_id:
-            del self._workers[worker_id]
-            self._doubted.discard(worker_id)
-            self._refused.pop(worker_id, None)
-            self._turns.pop(worker_id, None)
+            capability = self._pins.get(task_type, task_type)
+            same = {task for task in found[0].tasks if self._pins.get(task, task) == capability}
+            self._refused.setdefault(worker_id, set()).update(same)
 
-    async def workers(self, now: float) -> Sequence[WorkerRecord]:
-        for record, expires in list(self._workers.values()):
-            if expires <= now:
-                self._forget_worker(record.id, record.boot_id)
-        return [replace(record, seen_at=record.seen_at or record.registered_at) for record in self._live(now)]
+    def _forget_worker(self, worker_id: str, boot_id: str) -> WorkerRecord | None:
+        found = self._workers.get(worker_id)
+        if found is None or found[0].boot_id != boot_id:
+            return None
+        del self._workers[worker_id]
+        self._doubted.discard(worker_id)
+        self._refused.pop(worker_id, None)
+        self._turns.pop(worker_id, None)
+        return found[0]
 
     async def pin_tasks(self, tasks: dict[str, str | None]) -> dict[str, str]:
         for task, capability in tasks.items():
@@ -116,20 +115,12 @@ class MemoryFleet(MemoryBase):
         if task_id is not None:
             take_out(self._claimed, boot_id, task_id)
 
-    async def forget_boot(self, boot_id: str, now: float) -> None:
-        jobs = any(boot == boot_id for boot, _ in self._job_claims.values())
-        if jobs or boot_id in self._claimed or boot_id in self._assigned or self._boots.get(boot_id, 0) > now:
-            return
-        self._boots.pop(boot_id, None)
-        self._stops.pop(boot_id, None)
-        for record, _ in list(self._workers.values()):
-            self._forget_worker(record.id, boot_id)
-
     def _candidate(self, record: WorkerRecord, task_type: str) -> Candidate:
         free, taken = self._slots(record, self._pins.get(task_type, task_type))
         reputation = self._reputations.get(record.id, Reputation()).value
         turn = self._turns.get(record.id, {}).get(task_type, 0)
-        return Candidate(record, free, taken, reputation, turn, task_type in record.hot_skills)
+        doubted = record.id in self._doubted or task_type in self._refused.get(record.id, ())
+        return Candidate(record, free, taken, reputation, turn, task_type in record.hot_skills, free > 0 and not doubted)
 
     async def knowing(self, task_type: str, now: float) -> Sequence[Candidate]:
         return [self._candidate(record, task_type) for record in self._known(task_type, now)]
@@ -138,7 +129,7 @@ class MemoryFleet(MemoryBase):
         self, task_type: str, order: Order, now: float, *, offset: int = 0, count: int = 16, seed: int = 0
     ) -> Candidates:
         known = [self._candidate(record, task_type) for record in self._known(task_type, now)]
-        idle = [candidate for candidate in known if self._is_idle(candidate, task_type)]
+        idle = [candidate for candidate in known if candidate.idle]
         rows = sorted((_value(candidate, order, task_type), n) for n, candidate in enumerate(idle))
         if order is Order.WARM:
             rows = [row for row in rows if idle[row[1]].warm]
@@ -147,10 +138,6 @@ class MemoryFleet(MemoryBase):
         turned = rows[turn:ties] + rows[:turn] + rows[ties:]
         found = tuple(idle[n] for _, n in turned[offset : offset + count])
         return Candidates(found, len(known), len(idle), sum(c.warm for c in known), offset + count < len(rows))
-
-    def _is_idle(self, candidate: Candidate, task_type: str) -> bool:
-        worker_id = candidate.worker.id
-        return candidate.free > 0 and worker_id not in self._doubted and task_type not in self._refused.get(worker_id, ())
 
     async def note_outcome(self, worker_id: str, outcome: str, now: float) -> None:
         self._note_outcome(worker_id, outcome, now)

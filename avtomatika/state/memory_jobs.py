@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from avtomatika.jobs import Event, FanOut, Job, JobStatus, Message, Result, TaskState, Timer
+from avtomatika.jobs import Event, FanOut, Job, JobStatus, Message, Result, TaskInfo, TaskState, Timer
 from avtomatika.state.base import ClaimOutcome, Commit, CommitResult, JobClaim, NewTask, TaskRecord
 from avtomatika.state.memory_base import Change
 from avtomatika.state.memory_lanes import MemoryLanes
@@ -88,12 +88,16 @@ class MemoryJobs(MemoryLanes):
     def _add_task(self, task: NewTask, change: Change) -> None:
         info, now = task.info, change.now
         record = self._tasks[info.id] = TaskRecord(info, task.state, dispatched_at=now)
-        if info.dispatch_timeout_seconds is not None and not info.is_plain:
-            self._timers[Timer("dispatch", info.id, 0).member] = now + info.dispatch_timeout_seconds
+        if task.state is not TaskState.DELAYED:  # its pause is none of the time that it waits for a worker
+            self._time_dispatch(info, now)
         if task.entry is not None:
             self._enter(record, task.entry, change)
         elif task.state is TaskState.DISPATCHED:
             self._dispatched(info, now)
+
+    def _time_dispatch(self, info: TaskInfo, now: float) -> None:
+        if info.dispatch_timeout_seconds is not None and not info.is_plain:
+            self._timers[Timer("dispatch", info.id, 0).member] = now + info.dispatch_timeout_seconds
 
     async def load(self, job_id: str) -> Job | None:
         job = self._jobs.get(job_id)

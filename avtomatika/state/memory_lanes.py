@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -11,6 +11,11 @@ from avtomatika.jobs import Limit, Message, TaskInfo, TaskState, WorkerRecord
 from avtomatika.state.base import WARM, CommitResult, Entry, TaskRecord, queue_room
 from avtomatika.state.memory_base import Change, take_out
 from avtomatika.state.memory_fleet import MemoryFleet
+
+
+def nobody(task_type: str) -> str:
+    """The name of the limit that keeps a task waiting while no live worker knows its type; no user's has a line's end."""
+    return f"\n{task_type}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,13 @@ class MemoryLanes(MemoryFleet):
     # Limits
 
     def _used_up(self, info: TaskInfo, now: float) -> tuple[str, float | None] | None:
-        """The first limit that lets no more go, and when its time comes where it is a rate."""
+        """The first limit that lets no more go, and when its time comes where it is a rate.
+
+        What nobody can take holds no lease of others: a limited task for a queue waits for a worker as if for a limit.
+        """
+        for_queue = not info.is_plain and self._places[info.id][0].signature is None
+        if info.limits and for_queue and not self._known(info.type, now):
+            return nobody(info.type), None
         for limit in info.limits:
             if limit.seconds is None:
                 if len(self._leases.get(limit.key, ())) >= limit.count:
@@ -137,7 +148,7 @@ class MemoryLanes(MemoryFleet):
         self._flow(change)
         return change.result()
 
-    async def register(self, record: WorkerRecord, now: float, ttl: float) -> None:
+    async def register(self, record: WorkerRecord, now: float, ttl: float) -> CommitResult:
         before = self._workers.get(record.id)
         if before is not None and before[0].boot_id != record.boot_id:
             self._boots[before[0].boot_id] = 0
@@ -146,7 +157,55 @@ class MemoryLanes(MemoryFleet):
         self._boots[record.boot_id] = now + ttl
         self._doubted.discard(record.id)
         self._note_refused(record)
-        self._flow(Change(now, types=dict.fromkeys(record.tasks)))  # there is more room
+        change = Change(now, types=dict.fromkeys(record.tasks))  # there is more room
+        for task_type in record.tasks:
+            self._unpark(nobody(task_type), change)
+        self._flow(change)
+        return change.result()
+
+    async def unregister(self, worker_id: str, boot_id: str, now: float) -> CommitResult:
+        change = Change(now)
+        self._forget(worker_id, boot_id, change)
+        self._flow(change)
+        if boot_id in self._boots:
+            self._boots[boot_id] = 0
+        return change.result()
+
+    async def workers(self, now: float) -> Sequence[WorkerRecord]:
+        change = Change(now)
+        for record, expires in list(self._workers.values()):
+            if expires <= now:
+                self._forget(record.id, record.boot_id, change)
+        self._flow(change)
+        return [replace(record, seen_at=record.seen_at or record.registered_at) for record in self._live(now)]
+
+    async def forget_boot(self, boot_id: str, now: float) -> CommitResult:
+        change = Change(now)
+        jobs = any(boot == boot_id for boot, _ in self._job_claims.values())
+        if jobs or boot_id in self._claimed or boot_id in self._assigned or self._boots.get(boot_id, 0) > now:
+            return change.result()
+        self._boots.pop(boot_id, None)
+        self._stops.pop(boot_id, None)
+        for record, _ in list(self._workers.values()):
+            self._forget(record.id, boot_id, change)
+        self._flow(change)
+        return change.result()
+
+    def _forget(self, worker_id: str, boot_id: str, change: Change) -> None:
+        """Forgets a worker. What only it knew and what holds leases of others is called back out of the queue."""
+        record = self._forget_worker(worker_id, boot_id)
+        for task_type in record.tasks if record is not None else ():
+            if not self._known(task_type, change.now):
+                for task_id in sorted(self._queued.get(task_type, ())):
+                    self._call_back(task_id, change)
+
+    def _call_back(self, task_id: str, change: Change) -> None:
+        info = self._tasks[task_id].info
+        if info.limits and task_id in self._messages:
+            self._unqueue(info, change)
+            self._tasks[task_id] = replace(self._tasks[task_id], state=TaskState.WAITING, waiting_since=change.now)
+            self._wait(task_id, change)
+            self._end_leases(info, change)
 
     # Lanes
 
@@ -251,12 +310,18 @@ class MemoryLanes(MemoryFleet):
             self._send(info, change)
 
     def _send(self, info: TaskInfo, change: Change) -> None:
-        """The message of a task goes to its queue."""
-        del self._places[info.id]
+        """The message of a task goes to its queue. One with limits may be called back."""
+        message = self._messages[info.id]
+        if info.is_plain or not info.limits:
+            self._goes_for_good(info.id)
         self._dispatched(info, change.now)
         if info.is_plain and info.timeout_seconds is not None:
             self._timers[f"timeout|{info.id}"] = change.now + info.timeout_seconds
-        self._publish(self._messages.pop(info.id), change)
+        self._publish(message, change)
+
+    def _goes_for_good(self, task_id: str) -> None:
+        self._places.pop(task_id, None)
+        self._messages.pop(task_id, None)
 
     def _dispatched(self, info: TaskInfo, now: float) -> None:
         """An attempt lies in a queue that anybody may take it from."""
@@ -280,8 +345,7 @@ class MemoryLanes(MemoryFleet):
         if record is None:
             return
         self._leave_lane(task_id)
-        self._places.pop(task_id, None)
-        self._messages.pop(task_id, None)
+        self._goes_for_good(task_id)
         for boot_id in list(self._assigned):
             take_out(self._assigned, boot_id, task_id)
         if record.state is TaskState.CLAIMED:
@@ -291,5 +355,6 @@ class MemoryLanes(MemoryFleet):
             if self._boots.get(record.boot_id, 0) > change.now:
                 self._stops.setdefault(record.boot_id, set()).add(task_id)
                 change.stops.append((record.worker_id, task_id))
+            self._refuse(record.worker_id, record.boot_id, record.info.type)
         self._end_leases(record.info, change)  # first: those who wait for a lease have their own order
         self._unqueue(record.info, change)

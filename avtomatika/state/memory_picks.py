@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from avtomatika.jobs import JSON, Event, Message, TaskInfo, TaskState, WorkerRecord, new_id
 from avtomatika.state.base import Assignment, AssignOutcome, CommitResult, Entry, TaskRecord
 from avtomatika.state.memory_base import Change, take_out
+from avtomatika.state.memory_lanes import LaneKey
 from avtomatika.state.memory_tasks import MemoryTasks
 
 _ENTERED = (TaskState.UNROUTED, TaskState.DELAYED, TaskState.WAITING)
@@ -19,6 +21,8 @@ class MemoryPicks(MemoryTasks):
         if record is None or record.state not in _ENTERED:
             return CommitResult(False)
         change = Change(now)
+        if record.state is TaskState.DELAYED:
+            self._time_dispatch(record.info, now)
         self._enter(record, entry, change)
         self._flow(change)
         return change.result()
@@ -27,8 +31,11 @@ class MemoryPicks(MemoryTasks):
         return sorted(task_type for task_type in self._lanes if self._ready(task_type, pick=True))
 
     async def heads(self, task_type: str, limit: int = 16) -> Sequence[TaskRecord]:
-        lanes = [self._lanes[task_type][key] for key in self._ready(task_type, pick=True)[:limit]]
-        return [self._tasks[lane.places[0][2]] for lane in lanes]
+        lines: dict[str, list[LaneKey]] = {}
+        for key in self._ready(task_type, pick=True):
+            lines.setdefault(key.fairness_key, []).append(key)
+        by_depth = [key for keys in zip_longest(*lines.values()) for key in keys if key is not None]
+        return [self._tasks[self._lanes[task_type][key].places[0][2]] for key in by_depth[:limit]]
 
     async def assign(
         self, task_id: str, worker: WorkerRecord, capability: str, message: Message, now: float, decision: JSON, *, ahead: int = 0

@@ -9,6 +9,10 @@ from avtomatika.jobs import Event, Message, Result, TaskInfo, TaskState, Timer
 from avtomatika.state.base import BranchOutcome, ClaimOutcome, CommitResult, NewTask, TaskClaim, TaskRecord
 from avtomatika.state.memory_base import Change, take_out
 from avtomatika.state.memory_jobs import Branches, MemoryJobs
+from avtomatika.state.memory_lanes import nobody
+
+#: How long a process that was forgotten counts as alive once it claims something.
+FORGOTTEN_SECONDS = 60
 
 _UNCLAIMED = (TaskState.UNROUTED, TaskState.DELAYED, TaskState.DISPATCHED)
 
@@ -16,7 +20,8 @@ _UNCLAIMED = (TaskState.UNROUTED, TaskState.DELAYED, TaskState.DISPATCHED)
 class MemoryTasks(MemoryJobs):
     def _parked_on(self, task_id: str) -> str | None:
         key, _ = self._places[task_id]
-        return self._lanes[key.task_type][key].parked_on
+        name = self._lanes[key.task_type][key].parked_on
+        return name if name != nobody(key.task_type) else None
 
     async def get_task(self, task_id: str) -> TaskRecord | None:
         record = self._tasks.get(task_id)
@@ -44,6 +49,9 @@ class MemoryTasks(MemoryJobs):
         self._timers[f"timeout|{task_id}"] = timeout_at
         take_out(self._assigned, boot_id, task_id)
         self._claimed.setdefault(boot_id, {})[task_id] = capability
+        self._boots.setdefault(boot_id, now + FORGOTTEN_SECONDS)
+        if record.assigned_to is None:
+            self._goes_for_good(task_id)
         change = Change(now)
         self._unqueue(record.info, change)
         self._flow(change)
@@ -119,10 +127,10 @@ class MemoryTasks(MemoryJobs):
         event: Event,
         settles: Sequence[str],
         aggregate: Message,
-    ) -> tuple[BranchOutcome, tuple[str, ...]]:
+    ) -> tuple[BranchOutcome, CommitResult]:
         found = self._out(job_id, task_id)
         if found is None or found[0].fanout.id != fanout_id:
-            return BranchOutcome.STALE, ()
+            return BranchOutcome.STALE, CommitResult(False)
         branches, index = found
         branches.results[index] = (task_id, result)
         change = Change(event.timestamp)
@@ -134,7 +142,7 @@ class MemoryTasks(MemoryJobs):
             branches.told = True
             self._publish(aggregate, change)
         self._flow(change)
-        return BranchOutcome.LAST if last else BranchOutcome.DONE, tuple(change.outbox)
+        return BranchOutcome.LAST if last else BranchOutcome.DONE, change.result()
 
     async def replace_branch_task(
         self,

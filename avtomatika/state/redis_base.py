@@ -30,7 +30,7 @@ Command = tuple[Word, ...]
 Push = Callable[[Message], tuple[str, str]]
 
 #: What the scripts that change tasks share.
-LIBRARIES = ("lib_lanes", "lib_fleet")
+LIBRARIES = ("lib_limits", "lib_lanes", "lib_attempts", "lib_fleet")
 
 _RETRIED = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError)
 #: Its memory or its disk is full. Redis says so before a script's first write, so that nothing was changed.

@@ -9,8 +9,8 @@ from typing import Any
 
 from avtomatika.errors import RegistrationError
 from avtomatika.jobs import WorkerRecord
-from avtomatika.state.base import Candidate, Candidates, Order, Reputation
-from avtomatika.state.redis_base import LIBRARIES, dumps, loads, text
+from avtomatika.state.base import Candidate, Candidates, CommitResult, Order, Reputation
+from avtomatika.state.redis_base import LIBRARIES, dumps, loads, text, todo
 from avtomatika.state.redis_picks import RedisPicks
 
 
@@ -25,20 +25,21 @@ def _slots(record: WorkerRecord) -> str:
 
 
 def _candidate(row: Sequence[Any]) -> Candidate:
-    body, free, taken, reputation, turn, warm = row
-    return Candidate(_worker(text(body)), int(float(free)), int(taken), float(reputation), int(turn), bool(warm))
+    body, free, taken, reputation, turn, warm, idle = row
+    return Candidate(_worker(text(body)), int(float(free)), int(taken), float(reputation), int(turn), bool(warm), bool(idle))
 
 
 class RedisFleet(RedisPicks):
-    async def register(self, record: WorkerRecord, now: float, ttl: float) -> None:
+    async def register(self, record: WorkerRecord, now: float, ttl: float) -> CommitResult:
         keys = self._keys
         seen = record.seen_at or record.registered_at
-        await self._ask(
+        reply = await self._ask(
             self._script("register", *LIBRARIES)(
                 keys=[keys.worker(record.id), keys.workers, keys.boots],
                 args=[record.id, record.boot_id, dumps(record.to_dict()), now + ttl, seen, _slots(record), now],
             )
         )
+        return todo(reply)
 
     async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, record: WorkerRecord | None = None) -> bool:
         keys = self._keys
@@ -50,10 +51,11 @@ class RedisFleet(RedisPicks):
         )
         return int(reply) == 1
 
-    async def unregister(self, worker_id: str, boot_id: str) -> None:
+    async def unregister(self, worker_id: str, boot_id: str, now: float) -> CommitResult:
         keys = self._keys
         script = self._script("unregister", *LIBRARIES)
-        await self._ask(script(keys=[keys.worker(worker_id), keys.workers, keys.boots], args=[worker_id, boot_id]))
+        reply = await self._ask(script(keys=[keys.worker(worker_id), keys.workers, keys.boots], args=[worker_id, boot_id, now]))
+        return todo(reply)
 
     async def take_stops(self, boot_id: str) -> Sequence[str]:
         key = self._keys.stops(boot_id)
@@ -112,10 +114,10 @@ class RedisFleet(RedisPicks):
         field = f"j:{job_id}" if job_id is not None else f"t:{task_id}"
         await self._ask(self._client.hdel(self._keys.claims(boot_id), field))
 
-    async def forget_boot(self, boot_id: str, now: float) -> None:
+    async def forget_boot(self, boot_id: str, now: float) -> CommitResult:
         keys = self._keys
         forget = self._script("forget_boot", *LIBRARIES)
-        await self._ask(forget(keys=[keys.claims(boot_id), keys.boots], args=[boot_id, now]))
+        return todo(await self._ask(forget(keys=[keys.claims(boot_id), keys.boots], args=[boot_id, now])))
 
     async def candidates(
         self, task_type: str, order: Order, now: float, *, offset: int = 0, count: int = 16, seed: int = 0

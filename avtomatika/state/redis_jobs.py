@@ -107,13 +107,18 @@ class RedisJobs(RedisBase):
             commands.append(("SADD", keys.unrouted_types, info.type))
         elif task.state is TaskState.DISPATCHED and not info.is_plain:
             commands.append(("ZADD", keys.unclaimed, now, info.id))
-        if info.dispatch_timeout_seconds is not None and not info.is_plain:
-            commands.append(("ZADD", keys.timers, now + info.dispatch_timeout_seconds, Timer("dispatch", info.id, 0).member))
+        if task.state is not TaskState.DELAYED:  # its pause is none of the time that it waits for a worker
+            commands += self._dispatch_timer(info, now)
         return commands
+
+    def _dispatch_timer(self, info: TaskInfo, now: float) -> list[Command]:
+        if info.dispatch_timeout_seconds is None or info.is_plain:
+            return []
+        return [("ZADD", self._keys.timers, now + info.dispatch_timeout_seconds, Timer("dispatch", info.id, 0).member)]
 
     def _place(self, info: TaskInfo, entry: Entry) -> JSON:
         """Where a task waits, as `enter` in lib_lanes.lua takes it."""
-        kind = "q" if entry.message is not None else "p"
+        kind = "p" if entry.message is None else "f" if info.is_plain else "q"
         place: JSON = {
             "t": info.type,
             "q": kind,
@@ -127,10 +132,8 @@ class RedisJobs(RedisBase):
             place["m"] = self._prepared(entry.message)
         if entry.unless_warm:
             place["w"] = _lane(info, "p", WARM)
-        if info.is_plain:
-            place["f"] = 1
-            if info.timeout_seconds is not None:
-                place["ts"] = info.timeout_seconds
+        if info.is_plain and info.timeout_seconds is not None:
+            place["ts"] = info.timeout_seconds
         return place
 
     async def load(self, job_id: str) -> Job | None:

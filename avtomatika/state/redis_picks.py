@@ -18,6 +18,8 @@ class RedisPicks(RedisTasks):
         if record is None or record.state not in _ENTERED:
             return CommitResult(False)
         commands: list[Command] = [("@move", task_id, self._place(record.info, entry))]
+        if record.state is TaskState.DELAYED:
+            commands += self._dispatch_timer(record.info, now)
         return await self._apply([(self._keys.task(task_id), "st", record.state.value)], commands, now)
 
     async def picking(self) -> Sequence[str]:
@@ -58,15 +60,16 @@ class RedisPicks(RedisTasks):
 
     async def unassign(self, task_id: str, now: float, *, avoid: bool = False) -> CommitResult:
         key = self._keys.task(task_id)
+        boot_id = await self._ask(self._client.hget(key, "tb"))
         record = await self.get_task(task_id)
-        if record is None or record.state is not TaskState.DISPATCHED or record.assigned_to is None:
+        if record is None or record.state is not TaskState.DISPATCHED or record.assigned_to is None or boot_id is None:
             return CommitResult(False)
         commands: list[Command] = []
         if avoid and record.assigned_to not in record.info.avoid:
             info = record.info.to_dict()
             commands.append(("HSET", key, "d", dumps({**info, "avoid": [*record.info.avoid, record.assigned_to]})))
         commands.append(("@unassign", task_id, "avoid" if avoid else ""))
-        guards = [(key, "st", TaskState.DISPATCHED.value), (key, "tw", record.assigned_to)]
+        guards = [(key, "st", TaskState.DISPATCHED.value), (key, "tw", record.assigned_to), (key, "tb", boot_id)]
         return await self._apply(guards, commands, now)
 
     async def assigned(self, boot_id: str) -> Sequence[str]:

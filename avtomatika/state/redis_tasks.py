@@ -2,7 +2,8 @@
 
 Fields of a task's hash: j job, ty type, d TaskInfo, st state, at dispatched at, ts timeout in seconds, w worker, b boot,
 ct claimed at, to timeout at, p progress, pm its message, x cancel flag, r reported result, n nonce of the last change;
-lk limits, pl a plain Celery task; while it waits: ln lane, lm the lane's meta, sq order, en since when, ml and mp its message;
+lk limits, pl a plain Celery task; while it waits, and while one with limits is unclaimed: ln lane, lm the lane's meta, wt weight,
+sq order, en since when, ml and mp its message;
 once assigned: tw worker, tb boot, tc capability, fu the decision.
 """
 
@@ -23,8 +24,9 @@ class RedisTasks(RedisJobs):
         record = record_of(row)
         if record is None or record.state is not TaskState.WAITING:
             return record
-        lane = f"{record.info.type}\n{row['ln']}"
-        return replace(record, parked_on=await self._ask(self._client.hget(self._keys.parked, lane)))
+        spec = await self._ask(self._client.hget(self._keys.parked, f"{record.info.type}\n{row['ln']}"))
+        name = text(spec).rsplit("\n", 2)[0] if spec is not None else ""
+        return replace(record, parked_on=name if name and not name.startswith("\n") else None)
 
     async def claim_task(
         self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float, capability: str = ""
@@ -75,11 +77,12 @@ class RedisTasks(RedisJobs):
 
     async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str) -> bool:
         key = self._keys.task(task_id)
-        return (await self._apply([(key, "b", boot_id)], [("HSET", key, "p", progress, "pm", message)])).applied
+        said = message.encode("utf-8", "replace").decode()  # half a surrogate pair is no word of the command's JSON
+        return (await self._apply([(key, "b", boot_id)], [("HSET", key, "p", progress, "pm", said)])).applied
 
     async def branch_done(
         self, job_id: str, fanout_id: str, task_id: str, result: Result, event: Event, settles: Sequence[str], aggregate: Message
-    ) -> tuple[BranchOutcome, tuple[str, ...]]:
+    ) -> tuple[BranchOutcome, CommitResult]:
         first = [*self._event_commands([event]), *self._settle(settles)]
         published, outbox_id = self._publish(aggregate, event.timestamp)
         success = result.status not in (Result.FAILURE, Result.TIMEOUT, Result.CANCELLED)
@@ -91,8 +94,8 @@ class RedisTasks(RedisJobs):
         )
         outcome = BranchOutcome(text(reply[0]))
         if outcome is BranchOutcome.STALE:
-            return outcome, ()
-        return outcome, todo(reply[1], [outbox_id] if outbox_id and outcome is BranchOutcome.LAST else []).outbox
+            return outcome, CommitResult(False)
+        return outcome, todo(reply[1], [outbox_id] if outbox_id and outcome is BranchOutcome.LAST else [])
 
     async def replace_branch_task(
         self,
@@ -167,8 +170,9 @@ class RedisTasks(RedisJobs):
         for task_type in types:
             if await self._ask(self._client.exists(self._keys.unrouted(task_type))):
                 waiting.append(task_type)
-            else:
-                await self._ask(self._client.srem(self._keys.unrouted_types, task_type))
+            else:  # in one call: another may come to wait meanwhile
+                keys = [self._keys.unrouted(task_type), self._keys.unrouted_types]
+                await self._ask(self._script("forget_unrouted")(keys=keys, args=[task_type]))
         return waiting
 
     async def unclaimed(self, dispatched_before: float, limit: int = 1000) -> Sequence[TaskRecord]:

@@ -188,6 +188,7 @@ class Candidate:
         taken: slots taken over all its capabilities: claimed or assigned.
         turn: number of its last pick for this task; 0 for none.
         warm: it holds the models of the task's skill.
+        idle: it is offered to picks: it takes the task by its own word, has a slot, and has not failed to take an assigned one.
     """
 
     worker: WorkerRecord
@@ -196,6 +197,7 @@ class Candidate:
     reputation: float = 1.0
     turn: int = 0
     warm: bool = False
+    idle: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,11 +48,13 @@ class Heartbeat:
                 self._loop.call_soon_threadsafe(self._changed.set)
 
     async def register(self) -> WorkerRecord:
-        """Registers the process. Raises what the store raises."""
+        """Registers the process, and publishes what there is room for with it. Raises what the store raises."""
         record = self._record()
-        await self._runtime.store.register(record, record.seen_at, self._runtime.settings.silence)
+        done = await self._runtime.store.register(record, record.seen_at, self._runtime.settings.silence)
         self._told = record
         self._beaten_at = self._loop.time()
+        if done.outbox:
+            await self._runtime.publisher.flush(done.outbox)
         return record
 
     async def run(self) -> None:

@@ -168,7 +168,8 @@ class Presence(bootsteps.StartStopStep):
     async def _leave(self, runtime: Runtime) -> None:
         if self._beating is not None:
             self._beating.cancel()
-        await runtime.store.unregister(runtime.worker_id, runtime.boot_id)
+        done = await runtime.store.unregister(runtime.worker_id, runtime.boot_id, time.time())
+        await runtime.publisher.flush(done.outbox)
 
 
 def _refused(exc: Exception) -> SystemExit:

@@ -29,8 +29,8 @@ async def _end(kit: Kit, info: TaskInfo, aggregate: Message, **other: str) -> Br
     fanout_id = other.get("fanout_id") or info.fanout_id
     assert fanout_id is not None
     settles = [f"resume:{info.id}"]
-    outcome, outbox = await kit.store.branch_done(info.job_id, fanout_id, info.id, result, event, settles, aggregate)
-    assert outbox == ()
+    outcome, done = await kit.store.branch_done(info.job_id, fanout_id, info.id, result, event, settles, aggregate)
+    assert done.outbox == ()
     return outcome
 
 
@@ -181,7 +181,8 @@ async def test_without_push_the_message_waits_in_the_outbox(kit: Kit, kind: str)
             await store.claim_task(info.id, "w", "boot", NOW, 60)
             outbox = (await store.finish_task(info.id, "boot", Result.success(), message, NOW)).outbox
         case "branch":
-            _, outbox = await store.branch_done(job.id, fanout.id, info.id, Result.success(), an_event(job), [], message)
+            _, done = await store.branch_done(job.id, fanout.id, info.id, Result.success(), an_event(job), [], message)
+            outbox = done.outbox
         case "replace":
             new = NewTask(info.again(now=NOW), TaskState.DISPATCHED)
             outbox = (await store.replace_branch_task(info, new, an_event(job), message=message)).outbox

@@ -169,7 +169,7 @@ async def test_one_that_has_ended_is_never_among_them(kit: Kit, line: Line, end:
     gone = await line.worker("w1", ttl=10, **HOT)
     match end:
         case "unregister":
-            await kit.store.unregister(gone.id, gone.boot_id)
+            await kit.store.unregister(gone.id, gone.boot_id, NOW)
         case "forgotten":
             await kit.store.forget_boot(gone.boot_id, NOW + 10)
         case "listed":
@@ -192,7 +192,7 @@ async def test_another_boot_begins_with_free_slots_and_no_turns(kit: Kit, line: 
     assert (candidate.worker.boot_id, candidate.worker.cost_per_second) == ("boot-new", 7.0)
     assert (candidate.free, candidate.taken, candidate.turn, candidate.warm) == (1, 0, 0, False)
     assert await _counts(kit, at=1) == (1, 1, 0)
-    await kit.store.unregister("w1", "boot-w1")
+    await kit.store.unregister("w1", "boot-w1", NOW)
     assert await _ids(kit, at=1) == ["w1"]
 
 
@@ -353,3 +353,23 @@ async def test_a_worker_that_gives_its_task_back_has_its_slot(kit: Kit, line: Li
 
     assert (known.free, known.taken) == (1, 0)
     assert (await line.claim(info.id)).outcome is ClaimOutcome.OK
+
+
+async def test_the_load_follows_what_is_claimed_and_ended(kit: Kit, line: Line) -> None:
+    """Of tasks that were picked, and of those that were pulled."""
+    w1, w2 = await line.worker("w1", slots=10), await line.worker("w2", slots=10)
+    for n in range(3):
+        picked = await line.pick(n)
+        await line.assign(picked, w1, at=n)
+        pulled = await line.pull(n)
+        for info in (picked, pulled):
+            await line.claimed(info.id, at=n)
+            await line.finish(info.id, at=n)
+            await line.drop(info, at=n)
+    await line.assign(await line.pick(9), w2, at=9)
+    for n in range(2):
+        await line.claimed((await line.pull(9 + n)).id, at=9, name="w2")
+
+    page = await kit.store.candidates("work", Order.LOAD, NOW + 10, count=1)
+
+    assert [(candidate.worker.id, candidate.taken) for candidate in page.found] == [("w1", 0)]

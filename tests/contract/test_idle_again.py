@@ -87,3 +87,31 @@ async def test_one_that_did_not_take_its_task_and_is_heard_of_again(kit: Kit, li
 
     assert await kit.store.heartbeat("w1", "boot-w1", NOW + 2, 1e6)
     assert await _idle(kit) == ["w1"]
+
+
+async def test_one_whose_slot_hangs_is_not_offered_until_it_says_something_new(kit: Kit, line: Line) -> None:
+    """Its attempt is over, and it has not ended it: a plain function past its time limit, say."""
+    record = await line.worker()
+    info = await line.pull()
+    await line.claimed(info.id)
+    busy = replace(record, status="busy", supported_tasks=())
+    assert await kit.store.heartbeat("w1", "boot-w1", NOW + 1, 1e6, busy)
+    await line.drop(info, at=2)
+    assert await _idle(kit, at=3) == []
+
+    assert await kit.store.heartbeat("w1", "boot-w1", NOW + 4, 1e6)  # nothing new
+    assert await _idle(kit, at=5) == []
+    assert [c.idle for c in await kit.store.knowing("work", NOW + 5)] == [False]
+
+    assert await kit.store.heartbeat("w1", "boot-w1", NOW + 6, 1e6, record)
+    assert await _idle(kit, at=7) == ["w1"]
+    assert [c.idle for c in await kit.store.knowing("work", NOW + 7)] == [True]
+
+
+async def test_an_assignment_ahead_makes_nobody_idle(kit: Kit, line: Line) -> None:
+    record = await line.worker(slots=5, status="busy")
+    info = await line.pick()
+
+    assert (await line.assign(info, record, ahead=1)).outcome == "ok"
+
+    assert (await kit.store.candidates("work", Order.LOAD, NOW + 1)).found == ()

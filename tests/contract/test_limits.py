@@ -11,12 +11,20 @@ from avtomatika.jobs import FanOut, JobStatus, Limit, Result, TaskInfo, TaskStat
 from avtomatika.state.base import AssignOutcome, ClaimOutcome, Entry, NewTask
 from tests.contract.conftest import Kit
 from tests.contract.line import Line
-from tests.support.records import NOW, a_job, a_message, a_task, an_event, change, creation
+from tests.support.records import NOW, a_job, a_message, a_task, a_worker, an_event, change, creation
 
 D, W, C = TaskState.DISPATCHED, TaskState.WAITING, TaskState.CLAIMED
 ONE = (Limit("one", 1),)
 TWO = (Limit("two", 2),)
 RATE = (Limit("rate", 2, 10.0),)
+
+
+@pytest.fixture(autouse=True)
+async def _somebody(kit: Kit) -> None:
+    """A worker that knows the tasks: what nobody knows waits for one."""
+    tasks = ("work", "other", "x", "y")
+    for store in (kit.store, kit.apart):
+        await store.register(a_worker("somebody", "boot-somebody", tasks=tasks, supported_tasks=()), NOW, 1e6)
 
 
 # --- At once -------------------------------------------------------------------------------------------------------------------
@@ -361,7 +369,7 @@ async def test_a_branch_that_is_done_gives_outbox_ids_of_what_may_go(kit: Kit) -
     tasks = tuple(NewTask(info, entry=Entry(a_message(body=info.id))) for info in infos)
     await kit.apart.commit(change(job, {"tasks": tasks}, waiting=fanout))
 
-    _, outbox = await kit.apart.branch_done(job.id, fanout.id, infos[0].id, Result.success(), an_event(job, 1), [], a_message())
+    _, done = await kit.apart.branch_done(job.id, fanout.id, infos[0].id, Result.success(), an_event(job, 1), [], a_message())
 
-    assert [m.body for _, m in await kit.apart.outbox_messages(outbox)] == [infos[1].id]
+    assert [m.body for _, m in await kit.apart.outbox_messages(done.outbox)] == [infos[1].id]
     assert await line.states(infos[1:]) == [D]

@@ -60,7 +60,7 @@ async def test_they_outlive_the_worker_and_end_after_a_week(kit: Kit, line: Line
     worker = await line.worker()
     await kit.store.note_outcome("w1", "success", NOW)
     await kit.store.set_reputation("w1", Reputation(0.5, 1))
-    await kit.store.unregister(worker.id, worker.boot_id)
+    await kit.store.unregister(worker.id, worker.boot_id, NOW)
     await kit.store.forget_boot(worker.boot_id, NOW)
 
     await line.worker()

@@ -203,8 +203,8 @@ async def test_a_worker_that_has_ended_is_full(kit: Kit, line: Line) -> None:
     info = await line.pick()
     never, left = await line.worker("never"), await line.worker("left")
     silent = await line.worker("silent", ttl=10)
-    await kit.store.unregister("left", "boot-left")
-    await kit.store.unregister("never", "boot-never")
+    await kit.store.unregister("left", "boot-left", NOW)
+    await kit.store.unregister("never", "boot-never", NOW)
     replaced = await line.worker("replaced")
     await kit.store.register(replace(replaced, boot_id="boot-new"), NOW, 1000)
 

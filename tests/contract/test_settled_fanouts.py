@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from avtomatika.jobs import Result, TaskState
-from avtomatika.state.base import BranchOutcome, NewTask
+from avtomatika.state.base import BranchOutcome, CommitResult, NewTask
 from tests.contract.conftest import Kit
 from tests.support.records import NOW, a_message, a_worker, an_event, change, fanned_out
 
@@ -24,7 +24,7 @@ async def test_branches_that_were_dropped_neither_count_nor_come_back(kit: Kit) 
     before = await kit.everything()
     for info in infos:
         outcome = await kit.store.branch_done(job.id, fanout.id, info.id, good, an_event(job, 2), [], aggregate)
-        assert outcome == (BranchOutcome.STALE, ())
+        assert outcome == (BranchOutcome.STALE, CommitResult(False))
         again = NewTask(info.again(now=NOW), TaskState.DELAYED)
         assert not (await kit.store.replace_branch_task(info, again, an_event(job, 3))).applied
     assert await kit.everything() == before

@@ -152,3 +152,15 @@ async def test_nothing_is_left_of_tasks_that_are_over(kit: Kit, line: Line) -> N
     assert names[0] == names[1]
     assert await kit.store.due(NOW * 2) == []
     assert await kit.store.picking() == []
+
+
+async def test_a_branch_that_ends_without_its_worker_stops_it(kit: Kit) -> None:
+    commit, fanout, infos = fanned_out(await kit.created(), 2)
+    job = await kit.committed(commit)
+    await kit.store.register(a_worker(), NOW, 60)
+    assert (await kit.store.claim_task(infos[0].id, "w1", "boot1", NOW, 60)).outcome == "ok"
+
+    timed_out = Result(Result.TIMEOUT)
+    _, done = await kit.store.branch_done(job.id, fanout.id, infos[0].id, timed_out, an_event(job, 1), [], a_message())
+
+    assert done.stops == (("w1", infos[0].id),)

@@ -246,3 +246,14 @@ async def test_a_plain_task_has_no_dispatch_timeout(kit: Kit) -> None:
     await _stored(kit, queue="fleet", dispatch_timeout_seconds=5)
 
     assert await _timers(kit) == []
+
+
+async def test_progress_with_a_file_name_that_is_no_utf8(kit: Kit) -> None:
+    info = await _stored(kit)
+    await kit.store.claim_task(info.id, "w1", "boot1", NOW, 60)
+
+    assert await kit.store.task_progress(info.id, "boot1", 0.5, "reading caf\udce9.txt")
+
+    record = await kit.store.get_task(info.id)
+    assert record is not None
+    assert (record.progress_message or "").startswith("reading caf")

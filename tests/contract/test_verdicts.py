@@ -32,8 +32,8 @@ async def _end(kit: Kit, info: TaskInfo, how: str) -> BranchOutcome:
     event = Event(f"{info.id}:done", info.job_id, "branch_finished", NOW, task_id=info.id)
     assert info.fanout_id is not None
     aggregate = a_message(f"aggregate:{info.fanout_id}", body="aggregate")
-    outcome, outbox = await kit.store.branch_done(info.job_id, info.fanout_id, info.id, RESULTS[how], event, [], aggregate)
-    assert outbox == ()
+    outcome, done = await kit.store.branch_done(info.job_id, info.fanout_id, info.id, RESULTS[how], event, [], aggregate)
+    assert done.outbox == ()
     return outcome
 
 

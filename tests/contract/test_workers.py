@@ -11,6 +11,7 @@ from avtomatika.errors import RegistrationError
 from avtomatika.jobs import Timer
 from avtomatika.state.base import ClaimOutcome
 from tests.contract.conftest import Kit
+from tests.contract.line import Line
 from tests.support.records import NOW, a_message, a_task, a_worker, change, dispatched
 
 # --- Processes -----------------------------------------------------------------------------------------------------------------
@@ -74,10 +75,10 @@ async def test_an_orderly_end(kit: Kit) -> None:
     await kit.store.register(a_worker("w1", "old"), NOW, 100)
     await kit.store.register(a_worker("w1", "new"), NOW, 100)
 
-    await kit.store.unregister("w1", "old")
+    await kit.store.unregister("w1", "old", NOW)
     assert [w.boot_id for w in await kit.store.workers(NOW)] == ["new"]
-    await kit.store.unregister("w1", "new")
-    await kit.store.unregister("w1", "never-there")
+    await kit.store.unregister("w1", "new", NOW)
+    await kit.store.unregister("w1", "never-there", NOW)
 
     assert await kit.store.workers(NOW) == []
     assert sorted(await kit.store.ended_boots(NOW)) == ["new", "old"]
@@ -267,3 +268,27 @@ async def test_of_racing_holders_exactly_one_gets_the_lock(kit: Kit) -> None:
 
 async def test_the_store_answers(kit: Kit) -> None:
     await kit.store.ping()
+
+
+async def test_a_claim_of_a_process_that_was_forgotten_is_given_out_again_if_it_ends(kit: Kit, line: Line) -> None:
+    """It was silent for too long (stopped, cut off), and claims before its next heartbeat."""
+    await line.worker(ttl=10)
+    info = await line.pull()
+    await kit.store.forget_boot("boot-w1", NOW + 11)
+    assert list(await kit.store.ended_boots(NOW + 12)) == []
+
+    await line.claimed(info.id, at=12)
+
+    assert list(await kit.store.ended_boots(NOW + 13)) == []
+    assert list(await kit.store.ended_boots(NOW + 100)) == ["boot-w1"]
+    assert (await kit.store.claims("boot-w1"))[1] == [info.id]
+
+
+async def test_what_a_registration_makes_room_for_is_told(kit: Kit) -> None:
+    line = Line(kit.apart)
+    infos = await line.pulls(6)
+
+    done = await kit.apart.register(a_worker("w1", "boot-w1", tasks=("work",), supported_tasks=("work",)), NOW + 9, 60)
+
+    sent = [message.body for _, message in await kit.apart.outbox_messages(done.outbox)]
+    assert sent == [info.id for info in infos[4:]]

@@ -126,7 +126,7 @@ class Machine:
 
     async def end_worker(self, worker_id: str) -> None:
         """A worker is gone for good."""
-        await self.store.unregister(worker_id, self.boots.pop(worker_id))
+        await self.store.unregister(worker_id, self.boots.pop(worker_id), self.now)
 
     def _orchestrate(self) -> None:
         self.runtime.boot_id = new_id()

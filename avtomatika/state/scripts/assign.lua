@@ -3,7 +3,7 @@
 -- stream, nonce.
 -- Returns {'ok', what to do now}, {'gone'}, {'full'} or {'limited'}.
 local id, boot, now, capability = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local found = redis.call('HMGET', KEYS[1], 'st', 'ty', 'ln', 'lm', 'j', 'n')
+local found = redis.call('HMGET', KEYS[1], 'st', 'ty', 'ln', 'lm', 'j', 'n', 'wt')
 if found[6] == ARGV[11] then
   return {'ok', ''}
 end
@@ -23,12 +23,12 @@ if free <= -tonumber(ARGV[5]) then
   reindex(worker_id, false)
   return {'full'}
 end
-local name, due = full_limit(meta.l, now)
-if name then
-  park(task_type, found[3], meta, name, due, now)
+local limit, due = full_limit(meta.l, now)
+if limit then
+  park(task_type, found[3], meta, limit, due)
   return {'limited'}
 end
-serve(id, task_type, found[3], meta)
+serve(id, task_type, found[3], meta, tonumber(found[7]))
 take_leases(meta.l, id, now)
 redis.call('HSET', KEYS[1], 'tw', worker_id, 'tb', boot, 'tc', capability, 'fu', ARGV[8], 'n', ARGV[11], 'st', 'dispatched', 'at', now)
 redis.call('ZADD', key('unclaimed'), now, id)
@@ -42,6 +42,6 @@ if free <= 1 then
   reindex(worker_id, false)
 else
   redis.call('ZADD', key('idle', 'turn', task_type), 'XX', turn, worker_id)
-  redis.call('ZINCRBY', key('idle', 'load', task_type), 1, worker_id)
+  note_load(worker_id, boot, task_type)
 end
-return {'ok', outcome()}
+return {'ok', outcome(now)}

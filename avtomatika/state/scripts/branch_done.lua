@@ -22,6 +22,6 @@ if clear and not fields[5] then
   for _, command in ipairs(lists[2]) do
     redis.call(unpack(command))
   end
-  return {'last', outcome()}
+  return {'last', outcome(tonumber(ARGV[5]))}
 end
-return {'done', outcome()}
+return {'done', outcome(tonumber(ARGV[5]))}

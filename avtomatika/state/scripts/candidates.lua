@@ -1,5 +1,5 @@
 -- Workers for a task. ARGV: task type, order or '' for all that know it, now, offset, count, seed.
--- Returns {known, idle, warm, 1 where there is another page, rows of {record, free, taken, reputation, turn, 1 where warm}}.
+-- Returns {known, idle, warm, 1 where there is another page, rows of {record, free, taken, reputation, turn, 1 where warm, 1 where idle}}.
 local task_type, order, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local offset, count = tonumber(ARGV[4]), tonumber(ARGV[5])
 local known = key('known', task_type)
@@ -36,7 +36,8 @@ for _, id in ipairs(ids) do
     local taken, all = taken_slots(found[2])
     local free = free_slots(cjson.decode(found[3]), taken, all, capability)
     local warm = redis.call('ZSCORE', key('warm', task_type), id) and 1 or 0
-    rows[#rows + 1] = {found[1], tostring(free), all, tostring(reputation_of(id)), tonumber(found[5] or 0), warm}
+    local idle = redis.call('ZSCORE', key('idle', 'cost', task_type), id) and 1 or 0
+    rows[#rows + 1] = {found[1], tostring(free), all, tostring(reputation_of(id)), tonumber(found[5] or 0), warm, idle}
   elseif not found[1] then
     redis.call('SREM', known, id)
     redis.call('ZREM', key('warm', task_type), id)

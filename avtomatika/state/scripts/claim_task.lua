@@ -1,6 +1,7 @@
 -- A worker claims an attempt, and the next ones of its type go to the queue.
 -- KEYS: task, unclaimed, timers, claims of the boot. ARGV: worker, boot, now, default timeout, task id, nonce, capability.
-local record = redis.call('HMGET', KEYS[1], 'st', 'ts', 'x', 'n', 'to', 'ty', 'tb')
+local FORGOTTEN_SECONDS = 60
+local record = redis.call('HMGET', KEYS[1], 'st', 'ts', 'x', 'n', 'to', 'ty', 'tb', 'lk')
 local state, task_type, assigned = record[1], record[6], record[7]
 if state == 'claimed' then
   if record[4] == ARGV[6] then
@@ -24,7 +25,13 @@ if assigned then
   redis.call('HDEL', KEYS[4], 'd:' .. ARGV[5])
 else
   redis.call('SREM', key('queued', task_type), ARGV[5])
+  if record[8] then
+    redis.call('HDEL', KEYS[1], 'ml', 'mp', 'ln', 'lm')
+  end
 end
 redis.call('HSET', KEYS[4], 't:' .. ARGV[5], ARGV[7])
-admit(task_type, tonumber(ARGV[3]))
-return {'ok', timeout_at, outcome()}
+-- A process that was silent for too long, and forgotten, is alive: its next heartbeat says so, or its claims are given out again.
+redis.call('ZADD', key('boots'), 'NX', tonumber(ARGV[3]) + FORGOTTEN_SECONDS, ARGV[2])
+note_load(ARGV[1], ARGV[2], task_type)
+TODO.types[task_type] = true
+return {'ok', timeout_at, outcome(tonumber(ARGV[3]))}

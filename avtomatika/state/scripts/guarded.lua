@@ -37,9 +37,9 @@ end
 -- An attempt has ended well or badly: its leases and its slot are free.
 OWN['@ended'] = function(command)
   local id, what = command[2], command[3]
-  local found = redis.call('HMGET', key('task', id), 'lk', 'w')
-  end_leases(id, found[1], now)
-  slot_freed(found[2])
+  local found = redis.call('HMGET', key('task', id), 'lk', 'w', 'ty')
+  end_leases(id, found[1])
+  slot_freed(found[2], found[3])
   if what ~= '' then
     note_outcome(found[2], what, now)
   end
@@ -61,26 +61,18 @@ OWN['@unassign'] = function(command)
   local id, avoided = command[2], command[3]
   local task = key('task', id)
   local found = redis.call('HMGET', task, 'ty', 'ln', 'lm', 'sq', 'tb', 'tw', 'lk')
-  local task_type, lane, meta = found[1], found[2], cjson.decode(found[3])
+  local task_type, lane = found[1], found[2]
   redis.call('HDEL', key('claims', found[5]), 'd:' .. id)
   redis.call('HDEL', task, 'tb', 'tw', 'tc', 'fu')
   redis.call('HSET', task, 'st', 'waiting')
   redis.call('ZREM', key('unclaimed'), id)
-  redis.call('ZADD', key('lane', task_type, lane), found[4], id)
-  redis.call('HSET', key('lanes', task_type), lane, found[3])
-  if redis.call('HEXISTS', key('parked'), task_type .. '\n' .. lane) == 0 then
-    if redis.call('ZSCORE', ready_key('p', task_type), lane) then
-      note_pick(task_type)
-    else
-      make_ready(task_type, lane, meta)
-    end
-  end
-  end_leases(id, found[7], now)
+  join_lane(id, task_type, lane, found[3], found[4])
+  end_leases(id, found[7])
   if avoided ~= '' and redis.call('EXISTS', key('worker', found[6])) == 1 then
     redis.call('HSET', key('worker', found[6]), 'su', 1)
     reindex(found[6], false)
   else
-    slot_freed(found[6])
+    slot_freed(found[6], task_type)
   end
 end
 
@@ -104,4 +96,4 @@ end
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], 'n', nonce)
 end
-return {1, outcome()}
+return {1, outcome(now)}

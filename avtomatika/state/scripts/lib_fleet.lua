@@ -41,9 +41,13 @@ local function unindex_task(id, task_type)
   end
 end
 
-local function unindex(id)
+local function indexed_tasks(id)
   local indexed = redis.call('HGET', key('worker', id), 'ix')
-  for _, task_type in ipairs(indexed and cjson.decode(indexed) or {}) do
+  return indexed and cjson.decode(indexed) or {}
+end
+
+local function unindex(id)
+  for _, task_type in ipairs(indexed_tasks(id)) do
     redis.call('SREM', key('known', task_type), id)
     redis.call('ZREM', key('warm', task_type), id)
     unindex_task(id, task_type)
@@ -57,7 +61,7 @@ end
 
 local function list_set(list)
   local set = {}
-  for _, item in ipairs(list or {}) do
+  for _, item in ipairs(type(list) == 'table' and list or {}) do
     set[item] = true
   end
   return set
@@ -78,7 +82,7 @@ local function reindex(id, reported)
   local hot = list_set(record.hot_cache)
   unindex(id)
   for _, task_type in ipairs(record.tasks) do
-    local cost = costs[task_type] or record.cost_per_second or 0
+    local cost = tonumber(costs[task_type]) or tonumber(record.cost_per_second) or 0
     local models = (record.skill_dependencies or {})[task_type] or {}
     local warm = #models > 0
     for _, model in ipairs(models) do
@@ -119,17 +123,51 @@ local function reindex(id, reported)
   end
 end
 
+-- How much a worker has in its hands, for those that look for the least busy one. Its other tasks follow with its next record.
+local function note_load(id, boot, task_type)
+  local _, all = taken_slots(boot)
+  redis.call('ZADD', key('idle', 'load', task_type), 'XX', all, id)
+end
+
 -- A slot is free again; only a worker that was full has to be put back.
-function slot_freed(id)
-  if id and redis.call('HEXISTS', key('worker', id), 'fl') == 1 then
+function slot_freed(id, task_type)
+  local found = redis.call('HMGET', key('worker', id), 'fl', 'b')
+  if found[1] then
     reindex(id, false)
+  elseif found[2] then
+    note_load(id, found[2], task_type)
   end
 end
 
-local function forget_worker(id)
+-- An attempt is over that its worker has not ended: until its next record nobody knows whether the slot is free.
+function refuse(id, boot, task_type)
+  local found = redis.call('HMGET', key('worker', id), 'b', 'no')
+  if found[1] ~= boot then
+    return
+  end
+  local refused, capability = found[2] and cjson.decode(found[2]) or {}, pinned(task_type)
+  for _, other in ipairs(indexed_tasks(id)) do
+    if pinned(other) == capability then
+      refused[#refused + 1] = other
+    end
+  end
+  redis.call('HSET', key('worker', id), 'no', cjson.encode(refused))
+  reindex(id, false)
+end
+
+-- Forgets a worker. What only it knew and what holds leases of others is called back out of the queue.
+local function forget_worker(id, now)
+  local tasks = indexed_tasks(id)
   unindex(id)
   redis.call('DEL', key('worker', id))
   redis.call('SREM', key('workers'), id)
+  for _, task_type in ipairs(tasks) do
+    if nobody_knows(task_type) then
+      for _, waiting in ipairs(redis.call('SMEMBERS', key('queued', task_type))) do
+        call_back(waiting, task_type, now)
+      end
+    end
+  end
 end
 
 local function note_outcome(id, what, now)

@@ -13,6 +13,7 @@ redis.call('ZADD', KEYS[3], ARGV[4], ARGV[2])
 redis.call('HSET', key('boots', 'workers'), ARGV[2], ARGV[1])
 reindex(ARGV[1], true)
 for _, task_type in ipairs(cjson.decode(ARGV[3]).tasks) do
-  admit(task_type, tonumber(ARGV[7]))
+  TODO.types[task_type] = true
+  TODO.names['\n' .. task_type] = true
 end
-return outcome()
+return outcome(tonumber(ARGV[7]))

@@ -81,9 +81,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("limits", {"a": 0}, "60/min"),
     ("fairness_key", "", "not ''"),
     ("fairness_key", "{tenant}", "{client}"),
-    ("fairness_weight", 0, "above 0"),
-    ("fairness_weight", True, "above 0"),
-    ("fairness_weight", None, "above 0"),
+    ("fairness_weight", 0, "from 0.001 to 1000"),
+    ("fairness_weight", True, "from 0.001 to 1000"),
+    ("fairness_weight", None, "from 0.001 to 1000"),
 ]
 
 

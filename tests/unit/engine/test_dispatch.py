@@ -242,7 +242,7 @@ async def test_explanations_without_a_pick() -> None:
     await board.claim(ids[0], "a")
     assert await board.why(ids[-1]) == "4 of your tasks are ahead of it; no slot is free"
     assert await board.why(ids[1]) == "1 worker knows draw, it is busy"
-    await board.store.unregister("a", "boot-a")
+    await board.store.unregister("a", "boot-a", board.now)
     assert await board.why(ids[1]) == "no live worker knows draw; start one that declares it"
 
 

@@ -267,7 +267,7 @@ async def test_enough_successes_stop_the_rest_before_the_aggregator_runs() -> No
 
     job = await machine.job(job_id)
     assert ended(job) == (JobStatus.FINISHED, "merge", [2, 4])
-    assert told == [set(branches[1:3])]
+    assert set(branches[1:3]) <= told[0] <= set(branches[:4])  # those that had begun
     await _over(machine, job)
 
 

@@ -14,6 +14,7 @@ import pytest_asyncio
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import WorkerRecord
 from avtomatika.settings import Settings, read_settings
+from avtomatika.state.base import CommitResult
 from avtomatika.worker import heartbeat as module
 from avtomatika.worker.heartbeat import Heartbeat
 from tests.support.polling import eventually_async
@@ -29,9 +30,10 @@ class Store:
         self.trouble: Exception | None = None
         self.stops: list[str] = []
 
-    async def register(self, record: WorkerRecord, now: float, ttl: float) -> None:
+    async def register(self, record: WorkerRecord, now: float, ttl: float) -> CommitResult:
         self.registered.append(record)
         self.known = True
+        return CommitResult(True)
 
     async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, record: WorkerRecord | None = None) -> bool:
         assert (worker_id, boot_id) == ("worker@here", "boot")
