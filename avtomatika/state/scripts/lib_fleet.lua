@@ -125,8 +125,7 @@ end
 
 -- How much a worker has in its hands, for those that look for the least busy one. Its other tasks follow with its next record.
 local function note_load(id, boot, task_type)
-  local _, all = taken_slots(boot)
-  redis.call('ZADD', key('idle', 'load', task_type), 'XX', all, id)
+  redis.call('ZADD', key('idle', 'load', task_type), 'XX', redis.call('HLEN', key('claims', boot)), id)
 end
 
 -- A slot is free again; only a worker that was full has to be put back.

@@ -229,9 +229,11 @@ end
 
 -- Sends what waits for a queue of a task type, while there is room in it.
 local function admit(task_type, now)
+  if redis.call('EXISTS', ready_key('f', task_type), ready_key('q', task_type)) == 0 then
+    return
+  end
   for _, kind in ipairs({'f', 'q'}) do
-    local any = redis.call('EXISTS', ready_key(kind, task_type)) == 1
-    local room = any and (kind == 'f' and math.huge or queue_room(task_type)) or 0
+    local room = kind == 'f' and math.huge or queue_room(task_type)
     while room > 0 do
       local lane, meta = next_lane(kind, task_type)
       if not lane then
