@@ -22,7 +22,7 @@ from avtomatika.engine.explain import explain
 from avtomatika.engine.funnel import Funnel, load_seconds, suits, why_chosen
 from avtomatika.engine.strategies import DEFAULT, Strategy
 from avtomatika.errors import StoreUnavailableError
-from avtomatika.jobs import JSON, TaskInfo
+from avtomatika.jobs import JSON, TaskInfo, TaskState
 from avtomatika.settings import Settings
 from avtomatika.state.base import AssignOutcome, Candidate, Entry, Order, Store, TaskRecord
 
@@ -36,6 +36,11 @@ MAX_LANES = 1024
 CHEAP = 256
 #: A pick for which every worker that suits was busy for so long is put next in the direct queue of one of them.
 AHEAD_AFTER_SECONDS = 1.0
+#: So many tasks of one type are placed in one go; then others have their turn.
+PLACEMENTS = 64
+#: Of so many tasks that it has given to workers a dispatcher looks whether they were begun.
+REMEMBERED = 1000
+LOOKED_AT = 64
 #: How long what a whole fleet looks like may be relied on: reading it costs as much as there are workers.
 FLEET_SECONDS = 0.5
 
@@ -58,6 +63,7 @@ class _Round:
         tried: ids of tasks.
         read: how many records, of tasks and of workers, it has read in vain.
         warm: how many live workers hold the models of the task's skill; None where nobody has asked yet.
+        limited: a limit was used up: its next lease may be free before anybody looks again.
     """
 
     task_type: str
@@ -68,6 +74,7 @@ class _Round:
     tried: set[str] = field(default_factory=set)
     read: int = 0
     warm: int | None = None
+    limited: bool = False
 
 
 class Dispatcher:
@@ -79,19 +86,20 @@ class Dispatcher:
         self.publisher = publisher
         self.settings = settings
         self.clock = clock
-        self._wanted: set[str] = set()
+        self._wanted: dict[str, None] = {}  # in the order of their turns
         self._waiting: set[str] = set()
         self._work: asyncio.Task[None] | None = None
         self._pumping = asyncio.Lock()
         self._capabilities: dict[str, str] = {}
         self._fleets: dict[str, tuple[float, list[Candidate]]] = {}
         self._said: set[str] = set()
+        self._given: dict[str, float] = {}  # task -> when it was given to a worker
 
     # --- When ------------------------------------------------------------------------------------------------------------------
 
     def wake(self, task_types: Iterable[str]) -> None:
         """Tasks of these types wait for a pick: tries to place them, soon, in the background."""
-        self._wanted.update(task_types)
+        self._wanted.update(dict.fromkeys(task_types))
         if self._wanted and (self._work is None or self._work.done()):
             self._work = asyncio.get_running_loop().create_task(self._run())
 
@@ -101,8 +109,9 @@ class Dispatcher:
             self.wake(self._waiting)
 
     async def look(self) -> None:
-        """Finds out what waits, whoever let it wait, and tries to place it."""
+        """Finds out what waits, whoever let it wait, and tries to place it; and what waits at the wrong worker."""
         self.wake(await self.store.picking())
+        await self._move_on()
 
     async def settled(self) -> None:
         """Waits for the end of what runs in the background."""
@@ -112,9 +121,11 @@ class Dispatcher:
     async def _run(self) -> None:
         """One type after another, each once however often it was woken. What fails is kept for the next wake."""
         while self._wanted:
-            task_type = self._wanted.pop()
+            task_type = next(iter(self._wanted))
+            del self._wanted[task_type]
             try:
-                await self.pump(task_type)
+                if await self.pump(task_type, PLACEMENTS) >= PLACEMENTS:
+                    self._wanted[task_type] = None  # behind the others
             except StoreUnavailableError as exc:
                 self._waiting |= {task_type, *self._wanted}
                 self._wanted.clear()
@@ -125,28 +136,37 @@ class Dispatcher:
 
     # --- What ------------------------------------------------------------------------------------------------------------------
 
-    async def pump(self, task_type: str) -> None:
-        """Gives waiting tasks of a type to workers, until nobody suits the first task of any lane."""
+    async def pump(self, task_type: str, most: float = float("inf")) -> int:
+        """Gives waiting tasks of a type to workers, until nobody suits the first task of any lane; how many have gone.
+
+        Args:
+            most: so many are enough for now.
+        """
         async with self._pumping:
             turn = _Round(task_type, await self._capability(task_type), self.clock())
+            waits, placed = await self._pump(turn, most)
             # What was costly to try in vain is tried again by `look`, not after every result.
-            if await self._pump(turn) and turn.read <= CHEAP:
+            if (waits or turn.limited) and turn.read <= CHEAP:
                 self._waiting.add(task_type)
             else:
                 self._waiting.discard(task_type)
+            return placed
 
-    async def _pump(self, turn: _Round) -> bool:
-        """Whether tasks are left that wait for a worker."""
-        lanes = LANES
-        while True:
+    async def _pump(self, turn: _Round, most: float) -> tuple[bool, int]:
+        """Whether tasks are left that wait for a worker, and how many have gone."""
+        lanes, placed = LANES, 0
+        while placed < most:
+            turn.now = self.clock()
             heads = await self.store.heads(turn.task_type, lanes)
             turn.read += len(heads)
             if await self._place_one(turn, heads):
                 turn.read = 0
+                placed += 1
                 continue  # whose turn it is now, the store knows
             if len(heads) < lanes or lanes >= MAX_LANES:
-                return bool(heads)
+                return bool(heads), placed
             lanes *= 4
+        return True, placed
 
     async def _place_one(self, turn: _Round, heads: Sequence[TaskRecord]) -> bool:
         for head in heads:
@@ -266,7 +286,10 @@ class Dispatcher:
                 return _Try.WAITS
             funnel.reason = why_chosen(head.info, strategy.order, chosen, len(left))
             match await self._assign(turn, head, chosen, funnel):
-                case AssignOutcome.OK | AssignOutcome.GONE | AssignOutcome.LIMITED:
+                case AssignOutcome.LIMITED:
+                    turn.limited = True
+                    return _Try.MOVED
+                case AssignOutcome.OK | AssignOutcome.GONE:
                     return _Try.MOVED
             left.remove(chosen)
         return _Try.NOBODY
@@ -287,6 +310,8 @@ class Dispatcher:
         decision: JSON = {**funnel.to_dict(), **({"ahead": True} if ahead else {})}
         done = await self.store.assign(head.info.id, worker, turn.capability, message, turn.now, decision, ahead=ahead)
         if done.outcome is AssignOutcome.OK:
+            self._given[head.info.id] = turn.now
+            self._given.pop(next(iter(self._given)) if len(self._given) > REMEMBERED else "", None)
             logger.info(
                 "task %s goes to %s: %s", head.info.type, worker.id, funnel.reason,
                 extra={"action": "assign", "job_id": head.info.job_id, "task_id": head.info.id, "worker_id": worker.id},
@@ -300,6 +325,10 @@ class Dispatcher:
         funnel = Funnel(info.dispatch_strategy, known=len(fleet))
         able = [candidate for candidate in funnel.narrow(info, fleet) if candidate.free == 0 or _is_busy(candidate, info.type)]
         able.sort(key=lambda candidate: (candidate.worker.id in info.avoid, candidate.taken / _limit(candidate)))
+        strategy = strategies.find(info.dispatch_strategy)
+        if strategy is not None and not strategies.is_built_in(strategy) and able:
+            chosen = self._choose(strategy, info, able)
+            able = [chosen] if chosen is not None else []
         funnel.reason = "those that suit are busy: it is the next on the least busy one"
         for candidate in able:
             outcome = await self._assign(turn, head, candidate, funnel, ahead=1)
@@ -307,6 +336,27 @@ class Dispatcher:
             if outcome is not AssignOutcome.FULL:
                 return True
         return False
+
+    async def _move_on(self) -> None:
+        """Takes back what lies at a worker that has no slot for it, where another one could begin it now."""
+        before = self.clock() - AHEAD_AFTER_SECONDS
+        old = [task_id for task_id, at in self._given.items() if at <= before][:LOOKED_AT]
+        for task_id in old:
+            self._given.pop(task_id, None)
+            record = await self.store.get_task(task_id)
+            if record is None or record.state is not TaskState.DISPATCHED or record.assigned_to is None:
+                continue
+            if not (await self.has_no_slot(record) and await self.suits_idle(record.info, record.assigned_to)):
+                self._given[task_id] = before  # behind the others
+                continue
+            done = await self.store.unassign(task_id, self.clock())
+            await self.publisher.flush(done.outbox)
+            self.wake({record.info.type, *done.picks})
+
+    async def has_no_slot(self, record: TaskRecord) -> bool:
+        """Whether the worker that a task was given to has more to do than slots."""
+        fleet = await self.store.knowing(record.info.type, self.clock())
+        return any(candidate.worker.id == record.assigned_to and candidate.free < 0 for candidate in fleet)
 
     async def suits_idle(self, info: TaskInfo, besides: str | None) -> bool:
         """Whether some idle worker besides one could take a task now."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from avtomatika.compiler import aggregate_key, child_key, resume_key, step_key
-from avtomatika.engine.draft import Draft, new_task
+from avtomatika.engine.draft import Draft, deadline_timer, new_task
 from avtomatika.engine.fanout import Aggregated, Standing, Tally, first_failure, reason_of_failure, standing, tally
 from avtomatika.engine.steps import Executor
 from avtomatika.engine.verdict import Judgement, Verdict, backoff, by_transition, exhausted, judge, judge_branch
@@ -92,9 +92,14 @@ class Engine(Executor):
             await self._unclaim(job, key)
             return
         results = await self.store.branches(job_id)
+        if len(results) < job.waiting.total:  # a process that counted as dead has gone on meanwhile: this run is over
+            await self._unclaim(job, key)
+            return
         found = tally(results)
         match standing(job.waiting, found, self.clock()):
             case Standing.OPEN:  # too early: the branch that makes it clear will publish it, or the deadline's timer
+                if job.waiting.deadline_at is not None:  # whose clock was a little ahead of this one
+                    await self.store.set_timer(deadline_timer(job_id, fanout_id, job.waiting.deadline_at))
                 await self.store.release_job(job_id, self.boot_id)
                 return
             case Standing.BAD:
@@ -300,21 +305,20 @@ class Engine(Executor):
         now = self.clock()
         poison = info.deaths >= self.settings.job_max_retries
         again = info.again(died=True, now=now, avoid=worker_id)
-        if worker_id is not None:
-            await self.store.note_outcome(worker_id, LOST, now)
-        if info.branch is not None:
-            if poison:
-                result = Result.failure("WORKER_LOST", f"{reason} ({info.deaths + 1} times)")
-                meta = {"attempt": info.attempt, "type": info.type, "worker_id": worker_id}
-                assert info.fanout_id is not None
-                await self._take_branch(info.job_id, info.fanout_id, info.id, result, meta)
-                return
+        if info.branch is None:
+            while not await self._task_lost(info, again, reason, poison):
+                pass  # something else about the job has changed meanwhile
+        elif poison:
+            result = Result.failure("WORKER_LOST", f"{reason} ({info.deaths + 1} times)")
+            meta = {"attempt": info.attempt, "type": info.type, "worker_id": worker_id}
+            assert info.fanout_id is not None
+            await self._take_branch(info.job_id, info.fanout_id, info.id, result, meta)
+        else:
             new = new_task(again, await self._capability(again), self.compiler, now)
             event = self.branch_event("branch_lost", again, now, reason=reason)
             await self.after(await self.store.replace_branch_task(info, new, event))
-            return
-        while not await self._task_lost(info, again, reason, poison):
-            pass  # something else about the job has changed meanwhile
+        if worker_id is not None:  # last: whoever repeats this after a crash counts it, and nobody else
+            await self.store.note_outcome(worker_id, LOST, now)
 
     async def _task_lost(self, info: TaskInfo, again: TaskInfo, reason: str, poison: bool) -> bool:
         """The same for a single dispatch; false where another change of the job came first."""

@@ -78,6 +78,10 @@ def find(name: str) -> Strategy | None:
     return _known.get(name)
 
 
+def is_built_in(strategy: Strategy) -> bool:
+    return strategy.choose.__module__ == __name__
+
+
 def of_default() -> Strategy:
     return _known[DEFAULT]
 

@@ -259,12 +259,12 @@ class Watcher:
             over = record.info.is_plain or (claimed and (record.timeout_at or 0) <= self.engine.clock())
         if not over:
             return
-        if claimed and record.worker_id is not None:
-            await self.store.note_outcome(record.worker_id, Result.TIMEOUT, self.engine.clock())
         reason = TIMED_OUT if timer.kind == "timeout" else "No worker took the task in time"
         envelope = {"status": Result.TIMEOUT, "data": {}, "error": {"code": "TIMEOUT", "message": reason}, "meta": {}}
         now = self.engine.clock()
         await self._publish(self.engine.compiler.resume_message(record.info, envelope, now), now)
+        if claimed and record.worker_id is not None:
+            await self.store.note_outcome(record.worker_id, Result.TIMEOUT, now)
 
     async def _repeat_lost(self, entries: Sequence[tuple[Message, float]], now: float) -> None:
         waiting = set()  # oldest first: where one is still in its queue, so are the younger ones behind it
@@ -306,7 +306,8 @@ class Watcher:
             await self._is_lost(record) or await self.engine.dispatcher.suits_idle(record.info, besides=record.assigned_to)
         ):
             return
-        done = await self.store.unassign(record.info.id, self.engine.clock(), avoid=not in_line)
+        healthy = in_line or await self.engine.dispatcher.has_no_slot(record)
+        done = await self.store.unassign(record.info.id, self.engine.clock(), avoid=not healthy)
         if done.applied:
             logger.warning(
                 "worker %s did not take a task that was picked for it: another pick is made", record.assigned_to,

@@ -78,7 +78,7 @@ class Board:
         """A job whose task waits; the task's id."""
         job = a_job()
         given = {"transitions": {"success": "end"}, "params": {}, "created_at": self.now, **fields}
-        info = TaskInfo(new_id(), job.id, TYPE, **given)
+        info = TaskInfo(new_id(), job.id, **{"type": TYPE, **given})
         await self.store.commit(creation(job))
         new = NewTask(info, entry=entry_of(info, "gpu", self.compiler, self.now))
         commit = change(job, {"tasks": (new,)}, status=JobStatus.WAITING_FOR_WORKER, waiting=info)

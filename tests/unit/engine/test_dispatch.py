@@ -447,9 +447,9 @@ async def test_wakes_of_one_moment_are_one_pump(monkeypatch: pytest.MonkeyPatch)
     pumped: list[str] = []
     pump = board.dispatcher.pump
 
-    async def counted(task_type: str) -> None:
+    async def counted(task_type: str, most: float) -> int:
         pumped.append(task_type)
-        await pump(task_type)
+        return await pump(task_type, most)
 
     monkeypatch.setattr(board.dispatcher, "pump", counted)
     for _ in range(50):
