@@ -66,17 +66,17 @@ class Heartbeat:
                     await self._changed.wait()
                     await asyncio.sleep(self._looked_at + CHANGES_SECONDS - self._loop.time())
             now = self._loop.time()
-            record = self._news(now) if self._told is None or self._changed.is_set() else None
-            if record is None and now < due:
-                continue
-            self._beaten_at = now  # also where it fails: the next one then comes an interval later
             try:
+                record = self._news(now) if self._told is None or self._changed.is_set() else None
+                if record is None and now < due:
+                    continue
+                self._beaten_at = now  # also where it fails: the next one then comes an interval later
                 await self._beat(record)
             except StoreUnavailableError as exc:
                 self._told = None
                 logger.warning("a heartbeat is lost: %s", exc, extra={"action": "heartbeat"})
             except Exception:
-                self._told = None
+                self._told, self._beaten_at = None, now
                 logger.exception("a heartbeat failed", extra={"action": "heartbeat"})
 
     def _news(self, now: float) -> WorkerRecord | None:

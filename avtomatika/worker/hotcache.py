@@ -32,6 +32,7 @@ class HotCache:
 
     def add(self, model: str, load_seconds: float | None = None) -> None:
         """The model is loaded now; `load_seconds` is how long that took, where somebody measured it."""
+        _check(model)
         with self._lock:
             changed = model not in self._models
             self._models.add(model)
@@ -40,6 +41,7 @@ class HotCache:
 
     def discard(self, model: str) -> None:
         """The model is loaded no longer."""
+        _check(model)
         with self._lock:
             changed = model in self._models
             self._models.discard(model)
@@ -80,6 +82,11 @@ class HotCache:
 
     def __len__(self) -> int:
         return len(self._models)
+
+
+def _check(model: object) -> None:
+    if not isinstance(model, str):
+        raise TypeError(f"a model's name must be a text, not {model!r}; it goes into the worker's record")
 
 
 _hot_cache = HotCache()

@@ -236,6 +236,7 @@ class ModelCache:
     # Unloading and loading, in this order
 
     async def _fetch(self, ask: _Ask) -> None:
+        _holding.set((*_holding.get(), id(self)))  # what a load hook uses of this cache waits for nobody in line
         if not ask.granted.done():
             await asyncio.wrap_future(ask.granted)
         try:
@@ -345,9 +346,18 @@ def _on_a_loop() -> bool:
 
 async def _call(hook: Callable[..., Any], *args: Any) -> Any:
     """A coroutine function here, a plain function in a thread."""
-    if inspect.iscoroutinefunction(hook):
-        return await hook(*args)
-    return await asyncio.to_thread(hook, *args)
+    try:
+        return await hook(*args) if inspect.iscoroutinefunction(hook) else await asyncio.to_thread(_plainly, hook, *args)
+    except (SystemExit, KeyboardInterrupt) as exc:
+        raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _plainly(hook: Callable[..., Any], *args: Any) -> Any:
+    """Calls a plain hook. Out of a thread, a future takes no StopIteration, and these would end the event loop."""
+    try:
+        return hook(*args)
+    except (StopIteration, SystemExit, KeyboardInterrupt) as exc:
+        raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
 
 
 _own_loop: asyncio.AbstractEventLoop | None = None

@@ -131,7 +131,8 @@ class Attempt:
 
     async def run(self) -> Any:
         claim = await self._store(lambda: self._claim())
-        await self._runtime.publisher.flush(claim.outbox)
+        with contextlib.suppress(StoreUnavailableError):  # others' messages: the housekeeping publishes what stays in the outbox
+            await self._runtime.publisher.flush(claim.outbox)
         if claim.outcome is not ClaimOutcome.OK:
             logger.info(
                 "attempt %s is not run: %s", self.task_id, claim.outcome.value, extra={"action": "claim", "job_id": self.job_id}
@@ -186,7 +187,9 @@ class Attempt:
             return _raised(exc)
         except TaskError as exc:
             value = Result.failure(exc.code, str(exc), exc.data)
-        except (Exception, *NOT_OURS) as exc:
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as exc:  # whatever it is (a panic of an extension, say), the attempt ends and is reported
             logger.warning("task %s raised", self._declaration.name, exc_info=exc, extra={"action": "run", "job_id": self.job_id})
             return _raised(exc)
         return _checked(value, self._declaration.name)
@@ -198,6 +201,9 @@ class Attempt:
             return Result(Result.TIMEOUT, error=ResultError("TIMEOUT", "the task's time limit has passed"))
         if reason in (CancelReason.REVOKED, CancelReason.CANCELLED):
             return Result(Result.CANCELLED, error=ResultError("CANCELLED", f"the task was {reason.value}"))
+        here = asyncio.current_task()
+        if reason is None and here is not None and not here.cancelling():
+            return Result.failure(ErrorCode.TRANSIENT, "CancelledError: the task was cancelled from within")
         runtime = self._runtime
         with contextlib.suppress(StoreUnavailableError):  # then the end of this boot gives it back
             await runtime.store.release_task(self.task_id, runtime.boot_id, time.time())
@@ -254,16 +260,18 @@ async def _in_thread(func: Callable[..., Any], arguments: dict[str, Any]) -> Any
     def call() -> Any:
         try:
             return func(**arguments)
-        except NOT_OURS as exc:  # out of a future it would end the event loop
+        except (StopIteration, *NOT_OURS) as exc:  # a future takes no StopIteration; the others would end the event loop
             raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
 
     future = asyncio.ensure_future(asyncio.to_thread(call))
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        if current_cancel_reason() is not CancelReason.SHUTDOWN:
-            with contextlib.suppress(Exception):  # its outcome is no longer asked for
-                await future
+        while not future.done() and current_cancel_reason() is not CancelReason.SHUTDOWN:
+            with contextlib.suppress(asyncio.CancelledError):  # once more: a stop after its time limit, say
+                await asyncio.wait({future})
+        if future.done() and not future.cancelled():
+            future.exception()  # its outcome is no longer asked for
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,14 @@ def test_any_thread_may_use_it() -> None:
 
     assert list(cache) == sorted(f"{name}{n}" for name in "abcd" for n in range(0, 200, 2))
     assert len(changes) == 4 * 300
+
+
+@pytest.mark.parametrize("model", [7, None, b"sdxl"])
+def test_a_name_that_is_no_text_is_refused_where_it_is_said(model: Any) -> None:
+    cache = HotCache()
+
+    for tell in (cache.add, cache.discard):
+        with pytest.raises(TypeError, match="must be a text"):
+            tell(model)
+
+    assert list(cache) == []

@@ -543,3 +543,43 @@ async def test_the_hot_cache_knows_what_is_loaded_and_how_long_it_took(hot: HotC
     assert told == [["a"], [], ["b"]]
     assert set(hot.load_times) == {"a", "b"}
     assert all(seconds >= 0 for seconds in hot.load_times.values())
+
+
+async def test_a_load_hook_may_use_another_model_of_its_cache() -> None:
+    cache, loading, go = ModelCache(budget_gb=10), asyncio.Event(), asyncio.Event()
+
+    async def lora() -> str:
+        loading.set()
+        await go.wait()
+        async with cache.use("base") as base:
+            return f"{base}+lora"
+
+    cache.register("base", lambda: "base", size_gb=3)
+    cache.register("lora", lora, size_gb=1)
+    cache.register("big", lambda: "big", size_gb=10)
+
+    async def use(name: str) -> Any:
+        async with cache.use(name) as model:
+            return model
+
+    first = asyncio.ensure_future(use("lora"))
+    await loading.wait()
+    second = asyncio.ensure_future(use("big"))  # it waits in line, for all there is
+    await asyncio.sleep(0)
+    go.set()
+
+    assert await asyncio.wait_for(asyncio.gather(first, second), 20) == ["base+lora", "big"]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, StopIteration])
+async def test_what_would_end_the_loop_fails_the_load(error: type[BaseException]) -> None:
+    cache = ModelCache(budget_gb=1)
+
+    def load() -> None:
+        raise error("no")
+
+    cache.register("m", load, size_gb=1)
+
+    with pytest.raises(RuntimeError, match=error.__name__):
+        async with cache.use("m"):
+            pass

@@ -464,3 +464,75 @@ def test_a_task_is_named_after_its_function() -> None:
     assert worker.task()(_fine) is _fine
 
     assert worker.tasks == {"_fine": TaskDeclaration("_fine", None, _fine, False, worker.tasks["_fine"].path)}
+
+
+class Panic(BaseException):
+    """As extensions written in Rust raise it."""
+
+
+async def _cancels_itself(params: Any) -> None:
+    sleeping = asyncio.ensure_future(asyncio.sleep(10))
+    sleeping.cancel()
+    await sleeping
+
+
+async def _panics(params: Any) -> None:
+    raise Panic("out of a library")
+
+
+def _finds_nothing(params: Any) -> Any:
+    return next(iter([]))
+
+
+@pytest.mark.parametrize("func", [_cancels_itself, _panics, _finds_nothing])
+async def test_whatever_a_handler_raises_its_attempt_ends_and_is_tried_again(func: Callable[..., Any]) -> None:
+    bench = Bench(func)
+
+    result = await bench.run()
+
+    assert (result.status, result.error and result.error.code) == ("failure", "TRANSIENT_ERROR")
+
+
+async def test_a_store_that_is_away_for_others_messages_holds_up_no_attempt() -> None:
+    bench = Bench(lambda params: {"ran": True})
+
+    async def flush(ids: Any) -> int:
+        raise StoreUnavailableError("away")
+
+    request = await bench.dispatch()
+    flushed, bench.runtime.publisher.flush = bench.runtime.publisher.flush, flush
+    claim = bench.store.claim_task
+
+    async def claimed(*args: Any) -> Any:
+        done = await claim(*args)
+        bench.runtime.publisher.flush = flush
+        return done
+
+    async def finished(*args: Any) -> Any:
+        bench.runtime.publisher.flush = flushed
+        return await finish(*args)
+
+    finish = bench.store.finish_task
+    bench.store.claim_task, bench.store.finish_task = claimed, finished  # type: ignore[method-assign]
+
+    assert (await bench.task.run_async(request))["data"] == {"ran": True}
+
+
+async def test_a_thread_keeps_its_slot_however_often_its_task_is_stopped() -> None:
+    go, began = threading.Event(), threading.Event()
+
+    def work(params: Any) -> None:
+        began.set()
+        go.wait(20)
+
+    bench = Bench(work)
+    running = asyncio.ensure_future(bench.task.run_async(await bench.dispatch()))
+    await asyncio.to_thread(began.wait, 20)
+    for _ in range(3):
+        running.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert not running.done()
+
+    go.set()
+    await asyncio.wait({running})
