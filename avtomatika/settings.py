@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     plain_result_backend: SecretStr | None = None
 
     # What this worker is
-    worker_cost_per_second: float = Field(0, ge=0)
+    worker_cost_per_second: float = Field(0, ge=0, allow_inf_nan=False)
     worker_resources: dict[str, Any] = Field(default_factory=dict)
     worker_installed_models: tuple[str, ...] = ()
 

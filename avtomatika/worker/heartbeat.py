@@ -27,12 +27,20 @@ class Heartbeat:
     Args:
         record: makes the record of what the process is now.
         stop: cancels the attempts of these ids: those of which no control message may have told this process.
+        replaced: ends this process: another one lives under its name.
     """
 
-    def __init__(self, runtime: Runtime, record: Callable[[], WorkerRecord], stop: Callable[[Sequence[str]], object]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        record: Callable[[], WorkerRecord],
+        stop: Callable[[Sequence[str]], object],
+        replaced: Callable[[], object],
+    ) -> None:
         self._runtime = runtime
         self._record = record
         self._stop = stop
+        self._replaced = replaced
         self._loop = runtime.loop
         self._told: WorkerRecord | None = None  # None: what the store knows is not what it should
         self._looked_at = float("-inf")
@@ -88,11 +96,24 @@ class Heartbeat:
         same = self._told is not None and replace(self._told, seen_at=record.seen_at) == record
         return None if same else record
 
+    async def _has_successor(self, now: float) -> bool:
+        """Whether a live process of another boot has this one's id: registering again would end it."""
+        runtime = self._runtime
+        workers = await runtime.store.workers(now)
+        return any(worker.id == runtime.worker_id and worker.boot_id != runtime.boot_id for worker in workers)
+
     async def _beat(self, record: WorkerRecord | None) -> None:
         runtime = self._runtime
         now = time.time()
         if await runtime.store.heartbeat(runtime.worker_id, runtime.boot_id, now, runtime.settings.silence, record):
             self._told = record or self._told
+        elif await self._has_successor(now):
+            logger.critical(
+                "another process is registered as %s: this one stops; each worker process needs a name of its own (-n)",
+                runtime.worker_id,
+                extra={"action": "replaced", "worker_id": runtime.worker_id},
+            )
+            self._replaced()
         else:
             logger.warning("this process was counted as dead; it registers again", extra={"action": "register"})
             await self.register()

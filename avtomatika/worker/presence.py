@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.worker import state
 
 from avtomatika.broker.consumer import selected_queues
 from avtomatika.broker.control import stop_tasks
@@ -117,7 +118,7 @@ class Presence(bootsteps.StartStopStep):
         runtime: Runtime = worker.app.runtime
         description = self._description
         description.arrives()
-        heartbeat = Heartbeat(runtime, description.record, stop_tasks)
+        heartbeat = Heartbeat(runtime, description.record, stop_tasks, _stop_worker)
         try:
             record = runtime.run(self._arrive(heartbeat), START_SECONDS)
         except (RegistrationError, StoreUnavailableError) as exc:
@@ -170,6 +171,11 @@ class Presence(bootsteps.StartStopStep):
             self._beating.cancel()
         done = await runtime.store.unregister(runtime.worker_id, runtime.boot_id, time.time())
         await runtime.publisher.flush(done.outbox)
+
+
+def _stop_worker() -> None:
+    """A warm shutdown, begun by Celery's own loop at its next turn."""
+    state.should_stop = 1
 
 
 def _refused(exc: Exception) -> SystemExit:

@@ -160,8 +160,10 @@ class Worker:
             for label, value in (("task name", task), ("task_type", task_type)):
                 if value is not None and (not value or value != value.strip() or " " in value):
                     raise RegistrationError(f"{label} {value!r} must be a non-empty name without spaces")
-            if task_type in (ORCHESTRATOR, "worker"):
-                raise RegistrationError(f"task {task!r}: the capability {task_type!r} belongs to the engine; name another")
+            if (task_type or task) in (ORCHESTRATOR, "worker"):
+                raise RegistrationError(
+                    f"task {task!r}: the capability {task_type or task!r} belongs to the engine; name another"
+                )
             if task_type is not None and "." in task_type:
                 raise RegistrationError(
                     f"task {task!r}: a task_type has no dot, since queues are named <task_type>.<task>; not {task_type!r}"

@@ -29,6 +29,7 @@ class Store:
         self.known = True
         self.trouble: Exception | None = None
         self.stops: list[str] = []
+        self.live: list[WorkerRecord] = [WorkerRecord("another@here", "other boot")]
 
     async def register(self, record: WorkerRecord, now: float, ttl: float) -> CommitResult:
         self.registered.append(record)
@@ -41,6 +42,9 @@ class Store:
         if self.trouble is not None:
             raise self.trouble
         return self.known
+
+    async def workers(self, now: float) -> Sequence[WorkerRecord]:
+        return self.live
 
     async def take_stops(self, boot_id: str) -> Sequence[str]:
         taken, self.stops = self.stops, []
@@ -56,7 +60,8 @@ class Bench:
         runtime: Any = SimpleNamespace(
             store=self.store, settings=settings, loop=asyncio.get_running_loop(), worker_id="worker@here", boot_id="boot"
         )
-        self.heartbeat = Heartbeat(runtime, self.record, self.stopped.extend)
+        self.replaced: list[bool] = []
+        self.heartbeat = Heartbeat(runtime, self.record, self.stopped.extend, lambda: self.replaced.append(True))
         self.running: asyncio.Task[None] | None = None
 
     def record(self) -> WorkerRecord:
@@ -217,6 +222,18 @@ async def test_one_that_was_counted_as_dead_registers_again(make: Make) -> None:
     assert bench.store.registered[1].load == {"cpu": 3}
 
 
+async def test_one_that_was_replaced_stops_and_does_not_end_its_successor(make: Make) -> None:
+    bench = await make(interval=0.02)
+    bench.store.live.append(WorkerRecord("worker@here", "its successor's boot"))
+    bench.store.known = False
+
+    async def look() -> bool:
+        return bool(bench.replaced)
+
+    await eventually_async(look, interval=0.005)
+    assert len(bench.store.registered) == 1
+
+
 async def test_stops_that_nobody_could_tell_are_taken_with_a_heartbeat(make: Make) -> None:
     bench = await make(interval=0.02)
     bench.store.stops = ["a", "b"]
@@ -231,7 +248,7 @@ async def test_stops_that_nobody_could_tell_are_taken_with_a_heartbeat(make: Mak
 async def test_a_change_after_the_end_of_the_loop_is_no_error() -> None:
     loop = asyncio.new_event_loop()
     runtime: Any = SimpleNamespace(loop=loop)
-    heartbeat = Heartbeat(runtime, lambda: WorkerRecord("w", "b"), lambda ids: None)
+    heartbeat = Heartbeat(runtime, lambda: WorkerRecord("w", "b"), lambda ids: None, lambda: None)
     loop.close()
 
     thread = threading.Thread(target=heartbeat.changed)
