@@ -19,7 +19,7 @@ from avtomatika.broker.publisher import Publisher
 from avtomatika.compiler import Compiler
 from avtomatika.engine import strategies
 from avtomatika.engine.explain import explain
-from avtomatika.engine.funnel import Funnel, load_seconds, suits, why_chosen
+from avtomatika.engine.funnel import Funnel, is_busy, load_seconds, slots_of, suits, why_chosen
 from avtomatika.engine.strategies import DEFAULT, Strategy
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import JSON, TaskInfo, TaskState
@@ -234,20 +234,20 @@ class Dispatcher:
 
     async def _warm_is_busy(self, turn: _Round, head: TaskRecord) -> bool:
         """Whether a worker that holds the models suits the task, and its grace has not passed."""
-        if not any(candidate.warm and suits(head.info, candidate) for candidate in await self._fleet(turn)):
+        if not any(candidate.warm and suits(head.info, candidate) for candidate in await self._fleet(turn.task_type, turn.now)):
             return False
         return _waited(head, turn.now) < await self._grace(turn)
 
     async def _grace(self, turn: _Round) -> float:
         """How long a warm worker is waited for: about as long as loading the models elsewhere would take."""
-        return min(load_seconds(turn.task_type, await self._fleet(turn)), self.settings.warm_grace_seconds)
+        return min(load_seconds(turn.task_type, await self._fleet(turn.task_type, turn.now)), self.settings.warm_grace_seconds)
 
-    async def _fleet(self, turn: _Round) -> list[Candidate]:
+    async def _fleet(self, task_type: str, now: float) -> list[Candidate]:
         """Every worker that knows the task, as it was at most FLEET_SECONDS ago."""
-        at, fleet = self._fleets.get(turn.task_type, (float("-inf"), []))
-        if turn.now - at >= FLEET_SECONDS:
-            fleet = list(await self.store.knowing(turn.task_type, turn.now))
-            self._fleets[turn.task_type] = (turn.now, fleet)
+        at, fleet = self._fleets.get(task_type, (float("-inf"), []))
+        if now - at >= FLEET_SECONDS:
+            fleet = list(await self.store.knowing(task_type, now))
+            self._fleets[task_type] = (now, fleet)
         return fleet
 
     # --- Who -------------------------------------------------------------------------------------------------------------------
@@ -311,7 +311,8 @@ class Dispatcher:
         done = await self.store.assign(head.info.id, worker, turn.capability, message, turn.now, decision, ahead=ahead)
         if done.outcome is AssignOutcome.OK:
             self._given[head.info.id] = turn.now
-            self._given.pop(next(iter(self._given)) if len(self._given) > REMEMBERED else "", None)
+            if len(self._given) > REMEMBERED:
+                del self._given[next(iter(self._given))]
             logger.info(
                 "task %s goes to %s: %s", head.info.type, worker.id, funnel.reason,
                 extra={"action": "assign", "job_id": head.info.job_id, "task_id": head.info.id, "worker_id": worker.id},
@@ -321,10 +322,10 @@ class Dispatcher:
 
     async def _ahead(self, turn: _Round, head: TaskRecord) -> bool:
         """Puts a task next in line of a busy worker: plain tasks, which any slot suits, could keep it out for ever."""
-        info, fleet = head.info, await self._fleet(turn)
+        info, fleet = head.info, await self._fleet(turn.task_type, turn.now)
         funnel = Funnel(info.dispatch_strategy, known=len(fleet))
-        able = [candidate for candidate in funnel.narrow(info, fleet) if candidate.free == 0 or _is_busy(candidate, info.type)]
-        able.sort(key=lambda candidate: (candidate.worker.id in info.avoid, candidate.taken / _limit(candidate)))
+        able = [candidate for candidate in funnel.narrow(info, fleet) if candidate.free == 0 or is_busy(candidate, info.type)]
+        able.sort(key=lambda candidate: (candidate.worker.id in info.avoid, candidate.taken / slots_of(candidate)))
         strategy = strategies.find(info.dispatch_strategy)
         if strategy is not None and not strategies.is_built_in(strategy) and able:
             chosen = self._choose(strategy, info, able)
@@ -355,13 +356,15 @@ class Dispatcher:
 
     async def has_no_slot(self, record: TaskRecord) -> bool:
         """Whether the worker that a task was given to has more to do than slots."""
-        fleet = await self.store.knowing(record.info.type, self.clock())
+        fleet = await self._fleet(record.info.type, self.clock())
         return any(candidate.worker.id == record.assigned_to and candidate.free < 0 for candidate in fleet)
 
     async def suits_idle(self, info: TaskInfo, besides: str | None) -> bool:
-        """Whether some idle worker besides one could take a task now."""
+        """Whether some idle worker besides one could take a task now, and a strategy of the user's would give it to one."""
+        strategy = strategies.find(info.dispatch_strategy)
         async for suitable in self._pages(info, Order.COST, self.clock(), Funnel(info.dispatch_strategy)):
-            if any(candidate.worker.id != besides for candidate in suitable):
+            others = [candidate for candidate in suitable if candidate.worker.id != besides]
+            if others and (strategy is None or strategies.is_built_in(strategy) or self._choose(strategy, info, others)):
                 return True
         return False
 
@@ -387,14 +390,3 @@ def _wishes(info: TaskInfo) -> str:
 
 def _waited(head: TaskRecord, now: float) -> float:
     return now - (head.waiting_since if head.waiting_since is not None else head.info.created_at)
-
-
-def _is_busy(candidate: Candidate, task_type: str) -> bool:
-    """By its own word, although the store knows of no task that takes its slots."""
-    worker = candidate.worker
-    return candidate.free > 0 and (worker.status != "idle" or task_type not in worker.supported_tasks)
-
-
-def _limit(candidate: Candidate) -> int:
-    worker = candidate.worker
-    return max(1, worker.max_concurrent_tasks or sum(worker.capabilities.values()))

@@ -61,6 +61,17 @@ def is_idle(candidate: Candidate, task_type: str) -> bool:
     return candidate.idle and candidate.free > 0 and worker.status == "idle" and task_type in worker.supported_tasks
 
 
+def is_busy(candidate: Candidate, task_type: str) -> bool:
+    """By its own word, although the store knows of no task that takes its slots."""
+    worker = candidate.worker
+    return candidate.free > 0 and (worker.status != "idle" or task_type not in worker.supported_tasks)
+
+
+def slots_of(candidate: Candidate) -> int:
+    worker = candidate.worker
+    return max(1, worker.max_concurrent_tasks or sum(worker.capabilities.values()))
+
+
 def load_seconds(task_type: str, fleet: Sequence[Candidate]) -> float:
     """How long loading the models of a task's skill takes, as the fleet has learned; DEFAULT_LOAD_SECONDS where nobody knows."""
     models = {model for candidate in fleet for model in candidate.worker.skill_dependencies.get(task_type, ())}

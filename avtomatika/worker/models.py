@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from avtomatika.errors import PermanentError, RegistrationError, TransientError
 from avtomatika.loops import new_event_loop
 from avtomatika.worker.hotcache import hot_cache
+from avtomatika.worker.threads import NOT_OURS, call_plainly
 
 logger = logging.getLogger(__name__)
 
@@ -347,16 +348,8 @@ def _on_a_loop() -> bool:
 async def _call(hook: Callable[..., Any], *args: Any) -> Any:
     """A coroutine function here, a plain function in a thread."""
     try:
-        return await hook(*args) if inspect.iscoroutinefunction(hook) else await asyncio.to_thread(_plainly, hook, *args)
-    except (SystemExit, KeyboardInterrupt) as exc:
-        raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
-
-
-def _plainly(hook: Callable[..., Any], *args: Any) -> Any:
-    """Calls a plain hook. Out of a thread, a future takes no StopIteration, and these would end the event loop."""
-    try:
-        return hook(*args)
-    except (StopIteration, SystemExit, KeyboardInterrupt) as exc:
+        return await (hook(*args) if inspect.iscoroutinefunction(hook) else asyncio.to_thread(call_plainly, hook, *args))
+    except NOT_OURS as exc:
         raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
 
 

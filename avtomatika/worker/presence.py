@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.platforms import EX_OK
 from celery.worker import state
 
 from avtomatika.broker.consumer import selected_queues
@@ -175,7 +176,7 @@ class Presence(bootsteps.StartStopStep):
 
 def _stop_worker() -> None:
     """A warm shutdown, begun by Celery's own loop at its next turn."""
-    state.should_stop = 1
+    state.should_stop = EX_OK  # no failure: whoever restarts failed processes is not to start it against its successor
 
 
 def _refused(exc: Exception) -> SystemExit:

@@ -23,15 +23,12 @@ from avtomatika.state.base import ClaimOutcome, TaskClaim
 from avtomatika.worker.pool import CancelReason, Requeue, TaskRequest, current_cancel_reason
 from avtomatika.worker.requests import request_of, request_of_context
 from avtomatika.worker.sdk import TaskDeclaration, declared
+from avtomatika.worker.threads import call_plainly
 
 if TYPE_CHECKING:
     from avtomatika.runtime import Runtime
 
 logger = logging.getLogger(__name__)
-
-
-#: What a handler may raise that would stop the event loop or Celery's main loop: no task may do that.
-NOT_OURS = (SystemExit, KeyboardInterrupt, MemoryError)
 
 
 class TaskFailed(Exception):
@@ -256,14 +253,7 @@ class Attempt:
 
 async def _in_thread(func: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """Runs a plain function in a thread. A thread cannot be stopped: the slot stays taken until it has ended."""
-
-    def call() -> Any:
-        try:
-            return func(**arguments)
-        except (StopIteration, *NOT_OURS) as exc:  # a future takes no StopIteration; the others would end the event loop
-            raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
-
-    future = asyncio.ensure_future(asyncio.to_thread(call))
+    future = asyncio.ensure_future(asyncio.to_thread(call_plainly, func, **arguments))
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -15,7 +15,18 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+#: What a user's function may raise that would stop the event loop or Celery's main loop: none may do that.
+NOT_OURS = (SystemExit, KeyboardInterrupt, MemoryError)
+
 _Call = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def call_plainly(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Calls a function in a thread: out of its future, these would end the event loop, and StopIteration never comes."""
+    try:
+        return func(*args, **kwargs)
+    except (StopIteration, *NOT_OURS) as exc:
+        raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
 
 
 class DaemonThreads(ThreadPoolExecutor):

@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 
-from avtomatika import Blueprint
+from avtomatika import Blueprint, Candidate
 from avtomatika.blueprint.context import JobContext
 from avtomatika.blueprint.options import AT_LEAST, CHECKS, COLLECT, FAIL_FAST, FAN_OUT_CHECKS, TOLERATE, failure_policy
 from avtomatika.blueprint.sites import Report
+from avtomatika.engine import strategies
 from avtomatika.engine.fanout import Aggregated
-from avtomatika.jobs import Client, Limit, Result
+from avtomatika.jobs import Client, Limit, Result, TaskInfo, WorkerRecord
+from avtomatika.state.base import Order
 
 PAGE = Path(__file__).parents[3] / "docs" / "blueprints.md"
 
 
 @pytest.fixture(name="page")
-def load_page(tmp_path: Path) -> dict[str, Any]:
+def load_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(strategies, "_known", dict(strategies._known))  # the page adds one
     scope: dict[str, Any] = {"__name__": "docs_blueprints"}
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 5
@@ -92,3 +95,23 @@ def test_the_options_that_the_page_lists_are_those_there_are() -> None:
     tables = re.findall(r"^\| option \|.*?\n\n", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     listed = [set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)))) for table in tables]
     assert listed == [set(CHECKS), {*FAN_OUT_CHECKS, "on_failure", "failure_state"}]
+
+
+def test_the_strategies_that_the_page_lists_are_the_built_in_ones(page: dict[str, Any]) -> None:
+    table = re.search(r"^\| strategy \|.*?\n\n", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert table is not None
+    known = [strategies.find(name) for name in strategies.known()]
+    assert set(re.findall(r"^\| `(\w+)`", table[0], re.MULTILINE)) == {s.name for s in known if s and strategies.is_built_in(s)}
+
+
+def test_a_strategy_chooses_as_described(page: dict[str, Any]) -> None:
+    task = TaskInfo("t", "j", "work", {"region": "eu"}, {})
+    candidates = [
+        Candidate(WorkerRecord(name, f"boot-{name}", resources={"region": region}), free, 0)
+        for name, region, free in (("a", "us", 9), ("b", "eu", 1), ("c", "eu", 2))
+    ]
+
+    chosen, problem = strategies.ask(strategies.Strategy("nearest", page["nearest"], Order.COST), task, candidates)
+
+    assert (chosen, problem) == (candidates[2], None)
+    assert strategies.ask(strategies.Strategy("nearest", page["nearest"], Order.COST), task, candidates[:1]) == (None, None)

@@ -12,16 +12,11 @@ from avtomatika.blueprint.blueprint import Blueprint
 from avtomatika.engine import strategies
 from avtomatika.jobs import TaskInfo, WorkerRecord
 from tests.support.board import FOREVER, TYPE, Board
-from tests.unit.engine.test_watcher import _assigned, _machine, _picked, _steps, _task
+from tests.unit.engine.test_watcher import _assigned, _machine, _picked, _steps, _task, put_ahead
 
 
 async def test_what_was_put_ahead_goes_to_a_worker_that_registers_within_a_second() -> None:
-    machine = await _machine(_picked(), slots=1)
-    _, running = await _assigned(machine)
-    assert await machine.claim(running.info.id)
-    machine.queue.clear()
-    _, record = await _assigned(machine)
-    await machine.tick(1)
+    machine, record = await put_ahead()
     assert (await _task(machine, record.info.id)).assigned_to == "worker"
     await machine.add_worker("idle", cost_per_second=0.0)
 
@@ -66,6 +61,31 @@ async def test_a_strategy_that_refuses_a_worker_is_obeyed_where_all_are_busy(mon
     await board.pump(1)
 
     assert await board.at(task_id) == ["good"]
+
+
+async def test_a_pick_does_not_move_on_to_a_worker_that_its_strategy_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be taken back and put ahead again every second, each time with a line in the job's history."""
+    monkeypatch.setattr(strategies, "_known", dict(strategies._known))
+
+    @strategies.strategy("mine")
+    def mine(task: TaskInfo, candidates: Sequence[Candidate]) -> Candidate | None:
+        return next((candidate for candidate in candidates if candidate.worker.id != "bad"), None)
+
+    board = Board()
+    await board.worker("good")
+    await board.busy("good")
+    task_id = await board.task(dispatch_strategy="mine")
+    await board.pump()
+    await board.pump(1)
+    await board.worker("bad")
+    before = len(board.store.stream)
+    for _ in range(4):
+        board.now += 1
+        await board.dispatcher.look()
+        await board.dispatcher.settled()
+
+    assert await board.at(task_id) == ["good"]
+    assert len(board.store.stream) == before
 
 
 async def test_picks_that_share_a_limit_follow_each_other_at_once() -> None:

@@ -730,13 +730,19 @@ async def test_the_only_worker_gets_its_task_again_once_it_has_spoken() -> None:
     assert (await machine.job(job_id)).result == "ended"
 
 
-async def test_what_was_put_ahead_stays_while_its_worker_works_and_moves_to_a_free_one() -> None:
+async def put_ahead() -> tuple[Machine, TaskRecord]:
+    """A busy worker of one slot, and a pick that is the next in its direct queue."""
     machine = await _machine(_picked(), slots=1)
     _, running = await _assigned(machine)
     assert await machine.claim(running.info.id)
     machine.queue.clear()
     _, record = await _assigned(machine)
     await machine.tick(1)
+    return machine, record
+
+
+async def test_what_was_put_ahead_stays_while_its_worker_works_and_moves_to_a_free_one() -> None:
+    machine, record = await put_ahead()
     ahead = await _task(machine, record.info.id)
     assert (ahead.assigned_to, (ahead.decision or {}).get("ahead")) == ("worker", True)
 
@@ -750,12 +756,7 @@ async def test_what_was_put_ahead_stays_while_its_worker_works_and_moves_to_a_fr
 
 
 async def test_what_was_put_ahead_is_given_again_where_its_message_is_lost() -> None:
-    machine = await _machine(_picked(), slots=1)
-    _, running = await _assigned(machine)
-    assert await machine.claim(running.info.id)
-    machine.queue.clear()
-    _, record = await _assigned(machine)
-    await machine.tick(1)
+    machine, record = await put_ahead()
     assert [message.headers["id"] for message in machine.queue] == [record.info.id]
     machine.queue.clear()
 
