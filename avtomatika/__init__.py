@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "ActionFactory": "avtomatika.blueprint.actions",
+    "ApprovalRequest": "avtomatika.integrations",
     "Blueprint": "avtomatika.blueprint.blueprint",
     "Candidate": "avtomatika.state.base",
     "InvalidInputError": "avtomatika.errors",
@@ -21,11 +22,13 @@ _NAMES = {
     "TaskError": "avtomatika.errors",
     "TransientError": "avtomatika.errors",
     "Worker": "avtomatika.worker.sdk",
+    "integration": "avtomatika.integrations",
     "strategy": "avtomatika.engine.strategies",
 }
 
 __all__ = [
     "ActionFactory",
+    "ApprovalRequest",
     "Blueprint",
     "Candidate",
     "InvalidInputError",
@@ -39,6 +42,7 @@ __all__ = [
     "TransientError",
     "Worker",
     "__version__",
+    "integration",
     "strategy",
 ]
 
@@ -61,6 +65,7 @@ if TYPE_CHECKING:
     from avtomatika.blueprint.context import JobContext
     from avtomatika.engine.strategies import strategy
     from avtomatika.errors import InvalidInputError, PermanentError, TaskError, TransientError
+    from avtomatika.integrations import ApprovalRequest, integration
     from avtomatika.jobs import Result, RetryPolicy
     from avtomatika.state.base import Candidate
     from avtomatika.worker.models import ModelCache

@@ -12,7 +12,7 @@ from celery import Celery, chain, chord
 from celery.canvas import Signature
 from kombu import Queue
 
-from avtomatika.broker.messages import prepare
+from avtomatika.broker.messages import prepare, prepare_control
 from avtomatika.broker.queues import (
     ORCHESTRATOR,
     capability_queue,
@@ -27,6 +27,7 @@ RESUME = "avtomatika.resume"
 RESUME_ERROR = "avtomatika.resume_error"
 AGGREGATE = "avtomatika.aggregate"
 CHILD_ENDED = "avtomatika.child_ended"
+CANCEL = "avtomatika.cancel"
 
 
 def step_key(job_id: str, version: int) -> str:
@@ -43,6 +44,10 @@ def aggregate_key(fanout_id: str) -> str:
 
 def child_key(child_id: str) -> str:
     return f"child:{child_id}"
+
+
+def cancel_key(job_id: str) -> str:
+    return f"cancel:{job_id}"
 
 
 class Compiler:
@@ -132,7 +137,9 @@ class Compiler:
         return prepare(self.app, signature, now, declare="default", key=key)
 
     def step_message(self, job_id: str, version: int, now: float) -> Message:
-        return self.message(self.step(job_id, version), now, key=step_key(job_id, version))
+        key, kwargs = step_key(job_id, version), {"job_id": job_id, "version": version}
+        quick = prepare_control(self.app, STEP, queue_name(ORCHESTRATOR), job_id, kwargs, now, key)
+        return quick or self.message(self.step(job_id, version), now, key=key)
 
     def aggregate_message(self, job_id: str, fanout_id: str, now: float) -> Message:
         return self.message(self.aggregate(job_id, fanout_id), now, key=aggregate_key(fanout_id))
@@ -144,6 +151,10 @@ class Compiler:
 
     def child_message(self, parent_id: str, child_id: str, now: float) -> Message:
         return self.message(self.child_ended(parent_id, child_id), now, key=child_key(child_id))
+
+    def cancel_message(self, job_id: str, who: str, now: float, *, force: bool = False) -> Message:
+        """The order to cancel a child job."""
+        return self.message(self._control(CANCEL, job_id, job_id=job_id, who=who, force=force), now, key=cancel_key(job_id))
 
     def task_message(self, info: TaskInfo, capability: str | None, now: float, worker_id: str | None = None) -> Message:
         """The prepared message of one attempt, with its resume behind it.

@@ -72,6 +72,7 @@ def load_blueprints(folder: Path) -> BlueprintRegistry:
                 seen.add(id(value))
                 registry.register(value)
     registry.check().raise_errors("blueprints")  # what only all of them together show: a child that nobody registers
+    registry.warn()
     logger.debug("blueprints loaded", extra={"action": "load_blueprints", "folder": str(folder), "names": list(registry.names)})
     return registry
 

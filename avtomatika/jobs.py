@@ -14,6 +14,7 @@ from avtomatika.records import Message as Message
 from avtomatika.records import Timer as Timer
 from avtomatika.records import WorkerRecord as WorkerRecord
 from avtomatika.results import JSON as JSON
+from avtomatika.results import Failure as Failure
 from avtomatika.results import Result as Result
 from avtomatika.results import ResultError as ResultError
 from avtomatika.results import RetryPolicy as RetryPolicy
@@ -132,7 +133,7 @@ class TaskInfo:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TaskInfo:
         fields = dict(value)
-        fields["retries"] = RetryPolicy(**fields.get("retries") or {})
+        fields["retries"] = RetryPolicy(**fields.get("retries") or {})  # which makes a tuple of its list
         fields["limits"] = tuple(Limit(*limit) for limit in fields.get("limits") or ())
         fields["avoid"] = tuple(fields.get("avoid") or ())
         return cls(**fields)
@@ -175,7 +176,13 @@ class SubJob:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A job waits for a person's decision. `token_hash` is the SHA-256 of the single-use token."""
+    """A job waits for a person's decision. `token_hash` is the SHA-256 of the single-use token.
+
+    Attributes:
+        deadline_at: when it waits no longer; None for as long as it takes.
+        on_timeout: the state that it goes to then; None fails the job.
+        options: for the integration.
+    """
 
     id: str
     integration: str
@@ -183,6 +190,9 @@ class Approval:
     transitions: dict[str, str]
     token_hash: str
     asked_at: float
+    deadline_at: float | None = None
+    on_timeout: str | None = None
+    options: JSON = field(default_factory=dict)
 
 
 Waiting = TaskInfo | FanOut | SubJob | Approval
@@ -232,7 +242,16 @@ class Job:
         step_failures: how often the current state's handler has failed in a row.
         retry_count: retries of tasks and handlers in all.
         result: what the end state's handler returned.
+        cancel_requested: somebody wants it to end; it does once what it waits for has stopped and its clean-up is done.
+        cancel_of: what is being stopped for that: the id of the attempt or of the child job that it waits for.
+        pause_requested: it pauses before its next step.
         parent_job_id: the job that waits for this one.
+        webhook_url: who is told of the job's end.
+        blueprint_version: `Blueprint.version` of the code that began it, or that it was moved to.
+        pinned: it belongs to that version: other code that lacks its state lets it pause, instead of giving it up.
+        deadline_at: when the time of the whole job is over; None for as long as it takes.
+        time_left: of that time, while it is paused.
+        failure: why it was quarantined or has failed, and over what.
     """
 
     id: str
@@ -251,8 +270,16 @@ class Job:
     result: Any = None
     error_message: str | None = None
     cancel_requested: bool = False
+    cancel_of: str | None = None
+    pause_requested: bool = False
     parent_job_id: str | None = None
     child_job_ids: tuple[str, ...] = ()
+    webhook_url: str | None = None
+    blueprint_version: str = ""
+    pinned: bool = False
+    deadline_at: float | None = None
+    time_left: float | None = None
+    failure: Failure | None = None
     tracing_context: JSON = field(default_factory=dict)
     created_at: float = 0.0
     updated_at: float = 0.0
@@ -260,6 +287,7 @@ class Job:
     def to_dict(self) -> JSON:
         out = {name: getattr(self, name) for name in self.__slots__}
         out["status"] = self.status.value
+        out["failure"] = None if self.failure is None else self.failure.to_dict()
         out["client"] = self.client.to_dict()
         out["waiting"] = _waiting_to_dict(self.waiting)
         return out
@@ -272,6 +300,8 @@ class Job:
         fields["waiting"] = _waiting_from_dict(fields["waiting"])
         fields["tags"] = tuple(fields["tags"])
         fields["child_job_ids"] = tuple(fields["child_job_ids"])
+        if fields.get("failure") is not None:
+            fields["failure"] = Failure(**fields["failure"])
         return cls(**fields)
 
 

@@ -13,6 +13,8 @@ PLACEHOLDERS = ("client", "blueprint", "task", "job_id")
 
 #: Keys of ours begin with it: those of the fan-outs' own limits.
 FANOUT = "fanout:"
+#: Tasks under which workers have died too often run one at a time: should one more die, it is known which of them did it.
+SUSPECTS = "suspects:"
 
 _UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "day": 86400}
 _RATE = re.compile(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)?\s*([a-z]+)\s*", re.ASCII)
@@ -68,8 +70,9 @@ def fill_limits(limits: Iterable[Limit], names: Mapping[str, str]) -> tuple[Limi
 
 def _limit(what: str, key: Any, value: Any) -> Limit:
     check_key(what, key)
-    if key.startswith(FANOUT):
-        raise HandlerError(f"{what}: keys that begin with {FANOUT!r} are the engine's own; give {key!r} another name")
+    for own in (FANOUT, SUSPECTS):
+        if key.startswith(own):
+            raise HandlerError(f"{what}: keys that begin with {own!r} are the engine's own; give {key!r} another name")
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return Limit(key, value)
     match = _RATE.fullmatch(value) if isinstance(value, str) else None

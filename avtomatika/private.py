@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
+import stat
 from pathlib import Path
 
 
@@ -28,3 +30,18 @@ def kept_secret(path: Path) -> tuple[str, bool]:
     secret = secrets.token_hex(32)
     write_private(path, secret + "\n")
     return secret, True
+
+
+def too_open(path: Path) -> str | None:
+    """What is wrong with a secret's file, with the fix; None where nothing is, or where it is not on this machine.
+
+    As OpenSSH does: a file of this process's own user that others may read is refused; one that belongs to another user, as
+    mounted secrets do, is that one's affair.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and found.st_mode & 0o077:
+        return f"{path} may be read by others (mode {found.st_mode & 0o777:o}): chmod 600 {shlex.quote(str(path))}"
+    return None

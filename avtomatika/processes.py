@@ -24,21 +24,23 @@ def spawn(
     *,
     sig: int = signal.SIGKILL,
     env: Mapping[str, str] | None = None,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] = subprocess.STDOUT,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Process:
     """Starts a program in a session (and so a process group) of its own; it gets `sig` when this process dies, however it dies.
 
-    Its stderr goes to its stdout. The terminal's Ctrl-C does not reach it.
+    Its stderr goes to its stdout, unless told otherwise. The terminal's Ctrl-C does not reach it.
     """
 
     def start() -> Process:
         return subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-S", str(_LAUNCHER), str(int(sig)), str(os.getpid()), *argv],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             env=None if env is None else dict(env),
             cwd=cwd,
             pass_fds=tuple(pass_fds),

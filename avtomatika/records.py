@@ -86,6 +86,9 @@ class WorkerRecord:
         installed_models: names of the models on its disk.
         load_times: model -> seconds that loading it took lately.
         cost_per_second: in whatever currency the fleet counts in; `cost_per_skill` overrides it for single tasks.
+        http: it pulls over HTTP, from a facade, and not from the broker.
+        heartbeat_interval: seconds between two of its heartbeats, by its own word.
+        extra: whatever else it says of itself.
         resources: ``{"cpu_cores", "memory_gb", "gpu_info": {"model", "vram_gb"}, …}``; numbers are amounts, the rest are names.
     """
 
@@ -106,6 +109,9 @@ class WorkerRecord:
     cost_per_skill: dict[str, float] = field(default_factory=dict)
     resources: JSON = field(default_factory=dict)
     software: JSON = field(default_factory=dict)
+    http: bool = False
+    heartbeat_interval: float = 15.0
+    extra: JSON = field(default_factory=dict)
     registered_at: float = 0.0
     seen_at: float = 0.0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from avtomatika.errors import ErrorCode
+from avtomatika.errors import ErrorCode, RetryPolicyError
 
 JSON = dict[str, Any]
 
@@ -109,24 +110,93 @@ def outcome_of(result: Result) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job was quarantined or has failed; the reason in words is its error message.
+
+    Attributes:
+        code: the error's own code, or a `FailureCode` where no task named one.
+        attempts: how often it was tried, the last time included; workers that died are not counted.
+        task: the attempt over which it happened: task_id, type, params, attempt, deaths, worker_id; None where it was none.
+    """
+
+    code: str = ""
+    attempts: int = 0
+    task: JSON | None = None
+
+    def to_dict(self) -> JSON:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+#: How long a pause between two attempts grows, unless the policy says otherwise.
+MAX_BACKOFF_SECONDS = 60.0
+#: A code of `RetryPolicy.retry_on`: the attempt was not started, or did not end, in time.
+TIMEOUT = "TIMEOUT"
+_THEN = ("quarantine", "failure")
+
+
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and how patiently one dispatch is tried again.
 
+    The pause before attempt n + 1 is ``backoff_seconds * 2 ** (n - 1)``, at most `max_backoff_seconds`, with jitter.
+
     Attributes:
-        max_attempts: attempts in all, the first included; None means JOB_MAX_RETRIES + 1.
-        backoff_seconds: wait before the second attempt, doubling to 60 s with jitter; None means RETRY_BACKOFF_SECONDS.
-        then: ``quarantine``, or ``failure``: what would be quarantined takes the `failure` transition.
+        max_attempts: attempts in all, the first included, without those whose worker died; None means JOB_MAX_RETRIES + 1.
+        backoff_seconds: wait before the second attempt; None means RETRY_BACKOFF_SECONDS.
+        max_backoff_seconds: the longest wait, before jitter.
+        jitter: the share of a wait by which it is made longer or shorter at random, 0 to 1.
+        retry_on: codes of errors that are tried again, in place of ``TRANSIENT_ERROR`` (which stands for errors without a code,
+            and exceptions, too); ``TIMEOUT`` stands for attempts that were out of time. None means those that are transient.
+        then: what becomes of an error that is not tried any more, and would be quarantined: ``quarantine``, or ``failure``, the
+            `failure` transition.
+
+    Raises:
+        RetryPolicyError: a value that does not fit.
     """
 
     max_attempts: int | None = None
     backoff_seconds: float | None = None
+    max_backoff_seconds: float = MAX_BACKOFF_SECONDS
+    jitter: float = 0.25
+    retry_on: tuple[str, ...] | None = None
     then: str = "quarantine"
 
     def __post_init__(self) -> None:
-        if self.then not in ("quarantine", "failure"):
-            raise ValueError(f"RetryPolicy.then must be 'quarantine' or 'failure', not {self.then!r}")
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise ValueError(f"RetryPolicy.max_attempts counts the first attempt, too: at least 1, not {self.max_attempts}")
+        if self.then not in _THEN:
+            raise RetryPolicyError("then", "is 'quarantine' or 'failure'", self.then)
+        if self.max_attempts is not None and (not _is_whole(self.max_attempts) or self.max_attempts < 1):
+            raise RetryPolicyError("max_attempts", "counts the first attempt, too: a whole number, at least 1", self.max_attempts)
+        if self.backoff_seconds is not None and not _is_seconds(self.backoff_seconds):
+            raise RetryPolicyError("backoff_seconds", "is a number of seconds, 0 or more", self.backoff_seconds)
+        if not _is_seconds(self.max_backoff_seconds):
+            raise RetryPolicyError("max_backoff_seconds", "is a number of seconds, 0 or more", self.max_backoff_seconds)
+        if not _is_seconds(self.jitter) or self.jitter > 1:
+            raise RetryPolicyError("jitter", "is a share of the wait, from 0 (none) to 1", self.jitter)
+        if self.retry_on is not None:
+            object.__setattr__(self, "retry_on", _codes(self.retry_on))
+
+    def retries(self, code: str) -> bool:
+        """Whether an error with this code is worth another attempt."""
+        return (code or ErrorCode.TRANSIENT) in (self.retry_on if self.retry_on is not None else (ErrorCode.TRANSIENT,))
 
     def to_dict(self) -> JSON:
         return {name: getattr(self, name) for name in self.__slots__}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _codes(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise RetryPolicyError("retry_on", 'is a list of codes, such as ["TRANSIENT_ERROR", "RATE_LIMITED"]', value)
+    for code in value:
+        if not isinstance(code, str) or not code:
+            raise RetryPolicyError("retry_on", "holds codes, which are texts", code)
+        if code == ErrorCode.INVALID_INPUT:
+            raise RetryPolicyError("retry_on", "cannot hold a code that fails the job at once: raise another one", code)
+    return tuple(str(code) for code in value)

@@ -22,7 +22,10 @@ from avtomatika.engine.results import Engine
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import new_id
 from avtomatika.loops import new_event_loop
+from avtomatika.operations.blueprint import operation
+from avtomatika.schedules.file import ScheduleBook
 from avtomatika.settings import Settings
+from avtomatika.state.clock import StoreClock
 from avtomatika.state.redis import RedisStore, connect
 from avtomatika.worker.hotcache import hot_cache
 from avtomatika.worker.sdk import declared
@@ -32,14 +35,21 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def open_store(settings: Settings) -> RedisStore:
-    """The store of these settings; it connects at first use. Where broker and state are one Redis, commits publish, too."""
+def open_store(settings: Settings, patience: float | None = None, clock: StoreClock | None = None) -> RedisStore:
+    """The store of these settings; it connects at first use. Where broker and state are one Redis, commits publish, too.
+
+    Args:
+        patience, clock: see `RedisBase`.
+    """
     return RedisStore(
         connect(settings.state_url),
         settings.namespace,
         push=prepare_push if settings.broker_is_state else None,
         retention=settings.job_retention_seconds,
         stream_length=settings.event_stream_length,
+        snapshots=settings.history_database_uri is not None,
+        patience=patience,
+        clock=clock,
     )
 
 
@@ -62,13 +72,18 @@ async def pin_declared(settings: Settings) -> None:
 
 
 class Runtime:
-    """One a process. Everything in it belongs to one event loop: the pool's, or a thread of its own."""
+    """One a process. Everything in it belongs to one event loop: the pool's, or a thread of its own.
+
+    Attributes:
+        clock: the store's time; what this process says to the store is said in it.
+    """
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         self.app = app
         self.settings = settings
         self.boot_id = new_id()
         self.worker_id = ""
+        self.clock = StoreClock()
         self.hot_cache = hot_cache()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
@@ -87,11 +102,17 @@ class Runtime:
 
     @cached_property
     def blueprints(self) -> BlueprintRegistry:
-        return load_blueprints(self.settings.blueprints_dir)
+        found = load_blueprints(self.settings.blueprints_dir)
+        found.register(operation)
+        return found
+
+    @cached_property
+    def schedules(self) -> ScheduleBook:
+        return ScheduleBook(self.settings, self.blueprints)
 
     @cached_property
     def store(self) -> RedisStore:
-        return open_store(self.settings)
+        return open_store(self.settings, clock=self.clock)
 
     @cached_property
     def publisher(self) -> Publisher:
@@ -106,6 +127,7 @@ class Runtime:
             blueprints=self.blueprints,
             settings=self.settings,
             boot_id=self.boot_id,
+            clock=self.clock,
             stop=partial(tell_stops, self.app),
         )
 

@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     history_database_uri: SecretStr | None = None
     api_host: str = "127.0.0.1"
     api_port: int = Field(8080, ge=0, le=65535)
+    api_tls_cert: Path | None = None
+    api_tls_key: Path | None = None
+    api_tls_client_ca: Path | None = None
+    api_tls_client_auth: Literal["optional", "required"] = "optional"
     blueprints_dir: Path = Path("blueprints")
     workers_dir: Path = Path("workers")
     namespace: str = Field("avtomatika", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -45,26 +49,64 @@ class Settings(BaseSettings):
     worker_resources: dict[str, Any] = Field(default_factory=dict)
     worker_installed_models: tuple[str, ...] = ()
 
+    # Whom a worker over HTTP works for, and what it keeps
+    orchestrator_url: str | None = None
+    orchestrators_config: SecretStr | None = None
+    worker_id: str | None = None
+    worker_token: SecretStr | None = None
+    worker_individual_token: SecretStr | None = None
+    worker_spool_dir: Path | None = None
+    worker_websocket: bool = True
+    worker_health_host: str = "127.0.0.1"
+    worker_health_port: int | None = Field(None, ge=0, le=65535)
+
     # Who may come in
     client_token: SecretStr | None = None
+    clients_config_path: Path | None = None
+    global_worker_token: SecretStr | None = None
+    workers_config_path: Path | None = None
+    schedules_config_path: Path | None = None
+    operations_config_path: Path | None = None
+    rate_limiting_enabled: bool = True
+    rate_limit: float = Field(100, gt=0, le=1_000_000, allow_inf_nan=False)
+
+    # Whom the world outside hears from
+    public_url: str | None = Field(None, pattern=r"^https?://[^\s?#]+$")
+    webhook_secret: SecretStr | None = None
+    webhook_max_attempts: int = Field(12, ge=1)
+    webhook_timeout_seconds: float = Field(10, gt=0)
+    webhook_allow_private: bool = False
+    approval_webhook_url: str | None = None
 
     # How long, how often, how many
     worker_timeout_seconds: float = Field(300, gt=0)
+    worker_poll_timeout_seconds: float = Field(30, gt=0)
+    worker_ttl_seconds: float | None = Field(None, gt=0)
     worker_health_check_interval_seconds: float = Field(60, gt=0)
     heartbeat_interval_seconds: float = Field(15, gt=0)
     job_max_retries: int = Field(3, ge=0)
+    job_timeout_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     retry_backoff_seconds: float = Field(1, ge=0)
     watcher_interval_seconds: float = Field(20, gt=0)
     claim_grace_seconds: float = Field(10, gt=0)
     warm_grace_seconds: float = Field(30, ge=0)
     reputation_interval_seconds: float = Field(60, gt=0)
+    cancel_grace_seconds: float = Field(10, gt=0)
     shutdown_grace_seconds: float = Field(8, ge=0)
     job_retention_seconds: float = Field(7 * 24 * 3600, gt=0)
     visibility_timeout_seconds: float = Field(180, ge=30)
+    broker_timeout_seconds: float = Field(5, gt=0)
+    watchdog_seconds: float = Field(30, gt=0)
+    watchdog_exit_seconds: float = Field(300, ge=0)
     orchestrator_concurrency: int = Field(50, ge=1)
     max_transitions_per_step: int = Field(100, ge=1)
+    history_retention_seconds: float = Field(90 * 24 * 3600, ge=0, allow_inf_nan=False)
+    history_auto_upgrade: bool = False
     event_stream_length: int = Field(1_000_000, ge=1000)
     body_limit_mb: float = Field(10, gt=0)
+    body_timeout_seconds: float = Field(30, gt=0)
+    public_quarantine: bool = True
+    debug: bool = False
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
@@ -104,6 +146,22 @@ class Settings(BaseSettings):
     def broker_is_state(self) -> bool:
         """Whether broker and state are one database of one Redis, so that a commit can publish in the same call."""
         return self.broker_url.startswith("redis") and _place(self.broker_url) == _place(self.state_url)
+
+    @property
+    def public_base(self) -> str:
+        """Where the facade is found from outside, without a slash at its end: PUBLIC_URL, else made of API_HOST and API_PORT."""
+        if self.public_url is not None:
+            return self.public_url.rstrip("/")
+        host = "127.0.0.1" if self.api_host in ("", "0.0.0.0", "::") else self.api_host  # noqa: S104 - only looked for
+        scheme = "http" if self.api_tls_cert is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.api_port}"
+
+    @property
+    def schedules_path(self) -> Path | None:
+        """Where the schedules are: SCHEDULES_CONFIG_PATH, else beside CLIENTS_CONFIG_PATH, where that is set."""
+        if self.schedules_config_path is not None or self.clients_config_path is None:
+            return self.schedules_config_path
+        return self.clients_config_path.with_name("schedules.toml")
 
     @property
     def heartbeat(self) -> float:

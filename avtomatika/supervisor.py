@@ -11,6 +11,7 @@ import secrets
 import signal
 import site
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -51,7 +52,7 @@ class Plan:
     """What to run and where.
 
     Attributes:
-        data_dir: Redis data, history, token and logs; one `up` at a time.
+        data_dir: Redis data, history, tokens and logs; one `up` at a time.
         blueprints, workers: folders; None means BLUEPRINTS_DIR and WORKERS_DIR.
         queues: capabilities that the workers serve (``gpu,cpu``); empty means all they declare.
         worker_count: capability workers; 0 for none.
@@ -84,6 +85,8 @@ class Supervisor:
         self.port = settings.api_port if plan.port is None else plan.port
         self.token = settings.client_token.get_secret_value() if settings.client_token is not None else ""
         self.token_is_new = False
+        self.worker_token = settings.global_worker_token.get_secret_value() if settings.global_worker_token is not None else ""
+        self.worker_token_is_new = False
         self.redis = EmbeddedRedis(self.data_dir / "redis")
         self._settings = settings
         self._echo = echo if echo is not None else partial(print, flush=True)
@@ -98,8 +101,8 @@ class Supervisor:
     @property
     def url(self) -> str:
         """Where the facade serves."""
-        host = _reachable(self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        host, scheme = _reachable(self.host), "http" if self._settings.api_tls_cert is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def __enter__(self) -> Supervisor:
         try:
@@ -121,6 +124,8 @@ class Supervisor:
             with self:
                 if self.token_is_new:
                     self._echo(f"token {self.token} (kept in {self.data_dir / 'client-token'}, shown this once)")
+                if self.worker_token_is_new:
+                    self._echo(f"worker-token {self.worker_token} (kept in {self.data_dir / 'worker-token'}, shown this once)")
                 self.wait_ready()
                 self._echo(f"ready {self.url}")
                 while not self._signals:
@@ -144,6 +149,8 @@ class Supervisor:
         self._refuse_bad_blueprints()
         if not self.token:
             self.token, self.token_is_new = kept_secret(self.data_dir / "client-token")
+        if not self.worker_token:
+            self.worker_token, self.worker_token_is_new = kept_secret(self.data_dir / "worker-token")
         for child in self._children():
             self._keeper.start(child)
         write_private(self.data_dir / "up.json", json.dumps({"pid": os.getpid(), "url": self.url}))
@@ -194,7 +201,7 @@ class Supervisor:
 
     def _missing(self) -> list[Child]:
         """Children that are not ready yet. The facade is asked first, since it is ready first."""
-        facade = [child for child in self.children if child.role == "facade" and not _serves(self.host, self.port)]
+        facade = [child for child in self.children if child.role == "facade" and not self._serves()]
         expected = [child for child in self.children if child.role in ("orchestrator", "worker")]
         if facade:
             return facade + expected
@@ -203,6 +210,9 @@ class Supervisor:
         except (StoreUnavailableError, redis.RedisError, OSError):  # it may be on its way up again
             return expected
         return [child for child in expected if child.process is None or seen.get(child.name, 0.0) < child.started_at]
+
+    def _serves(self) -> bool:
+        return _serves(self.host, self.port, self._settings)
 
     def _child_settings(self) -> Settings:
         return read_settings(redis_url=self.redis.url, broker_url=self.redis.url)
@@ -221,13 +231,15 @@ class Supervisor:
         history = settings.history_database_uri
         blueprints = (self.plan.blueprints or settings.blueprints_dir).absolute()
         workers = (self.plan.workers or settings.workers_dir).absolute()
-        env = {name: value for name, value in os.environ.items() if name not in ("CLIENT_TOKEN", "GLOBAL_WORKER_TOKEN")}
+        kept_back = ("CLIENT_TOKEN", "GLOBAL_WORKER_TOKEN", "WEBHOOK_SECRET")
+        env = {name: value for name, value in os.environ.items() if name not in kept_back}
         env.update(
             REDIS_URL=self.redis.url,
             BROKER_URL=self.redis.url,
             HISTORY_DATABASE_URI=(
                 history.get_secret_value() if history is not None else f"sqlite:///{self.data_dir / 'history.sqlite3'}"
             ),
+            HISTORY_AUTO_UPGRADE="true",
             BLUEPRINTS_DIR=str(blueprints),
             WORKERS_DIR=str(workers),
             PYTHONUNBUFFERED="1",
@@ -239,8 +251,12 @@ class Supervisor:
 
     def _children(self) -> list[Child]:
         env = self._environment()
-        tokens = {"CLIENT_TOKEN": self.token}
-        facade_env = {**env, **tokens, "API_HOST": self.host, "API_PORT": str(self.port)}
+        tokens = {"CLIENT_TOKEN": self.token, "GLOBAL_WORKER_TOKEN": self.worker_token}
+        # Those that talk to the world outside sign with the secret, and say where the facade is.
+        secret = self._settings.webhook_secret
+        outward = {**env, "API_HOST": self.host, "API_PORT": str(self.port)}
+        outward |= {"WEBHOOK_SECRET": secret.get_secret_value()} if secret is not None else {}
+        facade_env = {**outward, **tokens}
         place = _node_id(self.data_dir)
         celery = [sys.executable, "-m", "celery", "-A", "avtomatika"]
         options = ["--without-gossip", "--without-mingle", "-l", self._settings.log_level]
@@ -251,7 +267,7 @@ class Supervisor:
 
         children = [child("facade", "facade", [sys.executable, "-m", "avtomatika", "server"], facade_env)]
         name = f"orchestrator@{place}"
-        children.append(child(name, "orchestrator", [*celery, "worker", "-Q", "orchestrator", "-n", name, *options]))
+        children.append(child(name, "orchestrator", [*celery, "worker", "-Q", "orchestrator", "-n", name, *options], outward))
         for number in range(1, self.plan.worker_count + 1):
             name = f"worker-{number}@{place}"
             children.append(child(name, "worker", [*celery, "worker", *queues, "-n", name, *options]))
@@ -294,9 +310,16 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
-def _serves(host: str, port: int) -> bool:
+def _serves(host: str, port: int, settings: Settings) -> bool:
+    """Whether it answers. Whose certificate it shows does not matter here: it is asked nothing, and told nothing."""
     connection = http.client.HTTPConnection(_reachable(host), port, timeout=2)
+    if settings.api_tls_cert is not None:
+        context = ssl._create_unverified_context()  # noqa: S323
+        connection = http.client.HTTPSConnection(_reachable(host), port, timeout=2, context=context)
     try:
+        connection.connect()
+        if settings.api_tls_cert is not None and settings.api_tls_client_auth == "required":
+            return True  # it speaks TLS, and answers only those who come with a certificate
         connection.request("GET", "/_public/status")
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
@@ -311,6 +334,7 @@ async def _registered(settings: Settings) -> dict[str, float]:
 
     store = open_store(settings)
     try:
-        return {record.id: max(record.registered_at, 0.0) for record in await store.workers(time.time())}
+        await store.synchronise()
+        return {record.id: max(record.registered_at, 0.0) for record in await store.workers(store.clock())}
     finally:
         await store.close()

@@ -9,6 +9,11 @@ ALL = {
     "engine": "Jobs of one and three steps, beside bare Celery",
     "slot_refill": "How long a free gpu slot stays empty under load",
     "dispatch": "Choosing a worker among 10 and among 1,000",
+    "submit": "Jobs that the facade accepts, beside a bare handler",
+    "polls": "A thousand HTTP workers that poll one facade",
+    "queued": "Throughput and memory with 100,000 jobs queued, beside 1,000",
+    "scp": "Transfers beside OpenSSH's scp",
+    "ssh": "Commands over SSH, beside Fabric with a connection for each",
     "demo_scaling": "The demo with twice as many workers",
 }
 

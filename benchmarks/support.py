@@ -39,8 +39,8 @@ def private_redis() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def celery_worker(app: str, *options: str, env: dict[str, str]) -> Iterator[None]:
-    """A Celery worker process, ready to take tasks."""
+def celery_worker(app: str, *options: str, env: dict[str, str]) -> Iterator[int]:
+    """A Celery worker process, ready to take tasks; its pid."""
     command = [
         sys.executable,
         "-m",
@@ -65,13 +65,50 @@ def celery_worker(app: str, *options: str, env: dict[str, str]) -> Iterator[None
         )
         try:
             _until(ready.exists, f"the worker of {app}")
-            yield
+            yield process.pid
         finally:
+            process.send_signal(signal.SIGCONT)
             process.terminate()
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def server_process(command: list[str], port: int, env: dict[str, str]) -> Iterator[int]:
+    """A process that listens on a port; its pid."""
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **env, "PYTHONPATH": str(HERE.parent)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _until(lambda: _listens(port), command[-1])
+        yield process.pid
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _wheel_binary() -> str:

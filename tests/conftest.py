@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import uuid
+import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import kombu.pools
 import pytest
 
 from tests.support.processes import Processes
@@ -14,6 +18,7 @@ from tests.support.servers import (
     Broker,
     RabbitMQ,
     RedisServer,
+    clean,
     make_broker,
     redis_of_the_wheel,
     redis_on_path,
@@ -42,6 +47,8 @@ def _server(servers: dict[Path, RedisServer], binary: Path, factory: pytest.Temp
     if server is None:
         server = servers[binary] = RedisServer(binary, factory.mktemp("redis"))
     if not server.running:
+        if server.returncode is not None:
+            warnings.warn(f"the shared Redis had ended with {server.returncode}:\n{server.log()[-2000:]}", stacklevel=2)
         server.start()
     server.flush()
     return server
@@ -106,15 +113,30 @@ def namespace() -> str:
     return f"t{uuid.uuid4().hex[:8]}"
 
 
+@pytest.fixture(autouse=True)
+def _own_connections() -> Iterator[None]:
+    """No test goes on with a broker connection of an earlier one: kombu keeps its pools by address, for the whole process."""
+    yield
+    kombu.pools.reset()
+
+
 # --- RabbitMQ ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="session")
+def _rabbitmqs() -> Iterator[list[RabbitMQ]]:
+    """What the tests of this process have used of the machine's RabbitMQ; it is cleaned in the end."""
+    used: list[RabbitMQ] = []
+    yield used
+    clean(used)
+
+
 @pytest.fixture
-def rabbitmq() -> Iterator[RabbitMQ]:
-    """The machine's RabbitMQ, with a prefix for this test's queues; they are deleted afterwards."""
+def rabbitmq(_rabbitmqs: list[RabbitMQ]) -> RabbitMQ:
+    """The machine's RabbitMQ, with a prefix for this test's queues."""
     server = RabbitMQ(require("rabbitmq"))
-    yield server
-    server.clean()
+    _rabbitmqs.append(server)
+    return server
 
 
 @pytest.fixture
@@ -125,9 +147,29 @@ def rabbitmq_url(rabbitmq: RabbitMQ) -> str:
 # --- Brokers -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["redis-6.2", "redis-newer", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what `long.txt` names, unless AVTOMATIKA_ALL_TESTS is set or a single test is asked for."""
+    if os.environ.get("AVTOMATIKA_ALL_TESTS") or any("::" in arg for arg in config.args):
+        return
+    lines = Path(__file__).with_name("long.txt").read_text(encoding="utf-8").splitlines()
+    long = re.compile("|".join(line for line in lines if not line.startswith("#")))
+    left_out = [item for item in items if long.search(item.nodeid)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not long.search(item.nodeid)]
+
+
+_BROKERS = ["redis-6.2", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
+if os.environ.get("AVTOMATIKA_ALL_TESTS"):
+    _BROKERS.insert(1, "redis-newer")
+
+
+@pytest.fixture(params=_BROKERS)
 def broker(request: pytest.FixtureRequest, namespace: str) -> Broker:
-    """The test runs once on each broker. The state is always in a private Redis."""
+    """The test runs once on each broker. The state is always in a private Redis.
+
+    The machine's own Redis is left to the many tests that run on it alone, but where AVTOMATIKA_ALL_TESTS is set.
+    """
     return make_broker(request, request.param, namespace)
 
 

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
+import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import partial
 
 from aiohttp import web
 
-from avtomatika.api.bodies import Decision, NewJob, moment, parse, read_object, whole_number
-from avtomatika.api.keys import CLIENT, SERVICE, SETTINGS
-from avtomatika.api.listing import Cursor, page
+from avtomatika.addresses import UrlRefusedError
+from avtomatika.api.access import client_of, events_of, own_job, own_or_past_job
+from avtomatika.api.answers import answer
+from avtomatika.api.bodies import (
+    CreationHeaders,
+    Decision,
+    GraphQuery,
+    JobsQuery,
+    NewJob,
+    parse,
+    read_object,
+    read_query,
+)
+from avtomatika.api.describe import describe
+from avtomatika.api.keys import ARCHIVE, REPEATED, SERVICE, SETTINGS
+from avtomatika.api.listing import Cursor, Pager
 from avtomatika.api.middleware import RequestError
+from avtomatika.api.models import (
+    Accepted,
+    ApprovalReceived,
+    BlueprintView,
+    Dashboard,
+    EventView,
+    JobsPage,
+    JobView,
+    WorkerView,
+)
 from avtomatika.api.queues import depths
+from avtomatika.api.quota import takes_attempt
 from avtomatika.engine.views import event_view, job_summary, job_view, worker_view
-from avtomatika.errors import UnknownJobError
-from avtomatika.jobs import JSON, Client, Job, JobStatus, WorkerRecord
+from avtomatika.engine.webhooks import check_webhook, webhook_of
+from avtomatika.errors import ConfigurationError
+from avtomatika.history.queries import JobFilter
+from avtomatika.jobs import JSON, JobStatus, WorkerRecord
 
 _GRAPHS = {
     "dot": "text/vnd.graphviz",
@@ -25,87 +50,124 @@ _GRAPHS = {
     "mermaid": "text/vnd.mermaid",
     "json": "application/json",
 }
-_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
-
-
-def answer(value: Any, status: int = 200) -> web.Response:
-    return web.json_response(value, status=status, dumps=_dumps)
-
-
-def client_of(request: web.Request) -> Client:
-    return request[CLIENT]
 
 
 def creator(blueprint_name: str) -> Callable[[web.Request], Awaitable[web.Response]]:
     """The handler of a blueprint's own endpoint: the body is the job's initial data."""
 
+    @takes_attempt
     async def create(request: web.Request) -> web.Response:
         return await _create(request, blueprint_name, await read_object(request))
 
     return create
 
 
+@describe(
+    "Create a job of any blueprint",
+    "jobs",
+    body=NewJob,
+    headers=CreationHeaders,
+    answers={202: Accepted},
+    errors=(404, 409),
+    example={"blueprint": "hello", "initial_data": {"name": "Ada"}, "priority": 5, "tags": ["first"]},
+)
+@takes_attempt
 async def create_job(request: web.Request) -> web.Response:
     body = parse(NewJob, await read_object(request), required="blueprint")
-    return await _create(request, body.blueprint, body.initial_data, priority=body.priority, tags=tuple(body.tags))
+    return await _create(
+        request,
+        body.blueprint,
+        body.initial_data,
+        priority=body.priority,
+        tags=tuple(body.tags),
+        webhook_url=body.webhook_url,
+    )
 
 
 async def _create(
-    request: web.Request, name: str, data: JSON, *, priority: float = 0.0, tags: tuple[str, ...] = ()
+    request: web.Request,
+    name: str,
+    data: JSON,
+    *,
+    priority: float = 0.0,
+    tags: tuple[str, ...] = (),
+    webhook_url: str | None = None,
 ) -> web.Response:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not 0 < len(key.strip()) <= 200:
-        raise RequestError(400, "Idempotency-Key must hold 1 to 200 characters")
+    key = creation_key(request)
+    _check_webhook(request, webhook_url)
     job = await request.app[SERVICE].create(
         name,
         data,
         client=client_of(request),
         priority=priority,
         tags=tags,
-        idempotency_key=key.strip() if key is not None else None,
+        webhook_url=webhook_url,
+        idempotency_key=key,
+        repeated=partial(request.__setitem__, REPEATED, True),
     )
     return answer({"status": "accepted", "job_id": job.id}, status=202)
 
 
+def creation_key(request: web.Request) -> str | None:
+    """The Idempotency-Key of a request that creates a job; 400 for one that does not fit."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key.strip()) <= 200 and key.isascii() and key.isprintable()):
+        raise RequestError(400, "Idempotency-Key must hold 1 to 200 printable ASCII characters")
+    return key.strip() if key is not None else None
+
+
+def _check_webhook(request: web.Request, url: str | None) -> None:
+    told = webhook_of(url, client_of(request))
+    if told is None:
+        return
+    try:
+        check_webhook(told, request.app[SETTINGS])
+    except UrlRefusedError as exc:
+        raise RequestError(422, f"webhook_url: {exc}") from None
+
+
+@describe("Show a job", "jobs", answers={200: JobView})
 async def show_job(request: web.Request) -> web.Response:
-    job = await _own_job(request)
-    return answer(await job_view(job, request.app[SERVICE]))
+    job, is_past = await own_or_past_job(request)
+    view = await job_view(job, request.app[SERVICE])
+    return answer({**view, "webhook": None} if is_past else view)  # who was told then is kept no longer
 
 
+@describe("List jobs, newest first", "jobs", query=JobsQuery, answers={200: JobsPage})
 async def list_jobs(request: web.Request) -> web.Response:
-    query, client, store = request.query, client_of(request), request.app[SERVICE].store
-    blueprint, tag = query.get("blueprint"), query.get("tag")
-
-    def fits(job: Job) -> bool:
-        return (not blueprint or job.blueprint_name == blueprint) and (not tag or tag in job.tags)
-
-    jobs, following = await page(
-        store,
-        fits,
-        status=_status(query.get("status")),
-        client=None if client.admin else client.name,
-        since=moment(query["since"], "since") if query.get("since") else None,
-        cursor=Cursor.parse(query["cursor"]) if query.get("cursor") else None,
-        offset=whole_number(request, "offset", 0, 0, 1_000_000),
-        limit=whole_number(request, "limit", 50, 1, 1000),
-    )
+    query, client, tag = read_query(request, JobsQuery), client_of(request), request.query.get("tag")
+    kept_since = request.app[SERVICE].clock() - math.floor(request.app[SETTINGS].job_retention_seconds)
+    wanted = JobFilter(None if client.admin else client.name, query.status, query.blueprint or None, query.since)
+    pager = Pager(request.app[SERVICE].store, request.app[ARCHIVE], wanted, lambda job: not tag or tag in job.tags, kept_since)
+    cursor = Cursor.parse(query.cursor) if query.cursor else None
+    jobs, following = await pager.page(cursor, query.offset, query.limit)
     views = [job_summary(job) for job in jobs]
     return answer({"jobs": views, "next_cursor": str(following) if following is not None else None})
 
 
+@describe("Show what happened to a job, oldest first", "jobs", answers={200: list[EventView]})
 async def job_history(request: web.Request) -> web.Response:
-    job = await _own_job(request)
-    return answer([event_view(event) for event in await request.app[SERVICE].store.events(job.id)])
+    job, is_past = await own_or_past_job(request)
+    return answer([event_view(event) for event in await events_of(request, job, is_past)])
 
 
+@describe(
+    "Decide what a job asks a person",
+    "jobs",
+    body=Decision,
+    answers={200: ApprovalReceived},
+    errors=(409,),
+    example={"decision": "approved", "comment": "fine"},
+)
 async def decide(request: web.Request) -> web.Response:
     body = parse(Decision, await read_object(request), required="decision")
-    job = await _own_job(request)
+    job = await own_job(request)
     who = client_of(request).name
     await request.app[SERVICE].decide(job.id, body.decision, comment=body.comment, who=who)
     return answer({"status": "approval_received", "job_id": job.id})
 
 
+@describe("List blueprints", "blueprints", answers={200: list[BlueprintView]})
 async def list_blueprints(request: web.Request) -> web.Response:
     return answer(
         [
@@ -124,22 +186,32 @@ async def list_blueprints(request: web.Request) -> web.Response:
     )
 
 
+@describe(
+    "Draw a blueprint's states and transitions",
+    "blueprints",
+    query=GraphQuery,
+    media_types={200: tuple(_GRAPHS.values())},
+    errors=(501,),
+)
 async def blueprint_graph(request: web.Request) -> web.Response:
-    fmt = request.query.get("format", "dot")
-    if fmt not in _GRAPHS:
-        raise RequestError(422, f"format must be one of {', '.join(_GRAPHS)}, not {fmt!r}")
+    fmt = read_query(request, GraphQuery).format
     blueprint = request.app[SERVICE].blueprints.get(request.match_info["name"])
     # Graphviz is a program of its own, so the loop must not wait for it.
-    text = await asyncio.to_thread(blueprint.graph, fmt)
+    try:
+        text = await asyncio.to_thread(blueprint.graph, fmt)
+    except ConfigurationError as exc:  # svg without Graphviz
+        raise RequestError(501, str(exc)) from None
     return web.Response(text=text, content_type=_GRAPHS[fmt])
 
 
+@describe("List live workers", "workers", answers={200: list[WorkerView]})
 async def list_workers(request: web.Request) -> web.Response:
     records = await live_workers(request)
     reputations = await request.app[SERVICE].store.reputations([record.id for record in records])
     return answer([worker_view(record, reputations.get(record.id)) for record in records])
 
 
+@describe("Count workers, jobs and waiting messages", "workers", answers={200: Dashboard})
 async def dashboard(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     workers = await live_workers(request)
@@ -151,25 +223,6 @@ async def dashboard(request: web.Request) -> web.Response:
 
 async def live_workers(request: web.Request) -> list[WorkerRecord]:
     """Workers that have registered and not fallen silent; orchestrators run no tasks."""
-    records = await request.app[SERVICE].store.workers(time.time())
+    service = request.app[SERVICE]
+    records = await service.store.workers(service.clock())
     return [record for record in records if record.type != "orchestrator"]
-
-
-async def _own_job(request: web.Request) -> Job:
-    """The job of the path, where it is the client's own; another client's looks as if it did not exist."""
-    job_id, client = request.match_info["job_id"], client_of(request)
-    job: Job | None = await request.app[SERVICE].store.load(job_id)
-    if job is None or not (client.admin or job.client.name == client.name):
-        raise UnknownJobError(job_id)
-    return job
-
-
-def _status(text: str | None) -> JobStatus | None:
-    if not text:
-        return None
-    try:
-        return JobStatus(text)
-    except ValueError:
-        raise RequestError(
-            422, f"status must be one of {', '.join(status.value for status in JobStatus)}, not {text!r}"
-        ) from None

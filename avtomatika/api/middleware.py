@@ -1,4 +1,4 @@
-"""What every request passes: errors become JSON, then the token is checked."""
+"""What every request passes first: whatever goes wrong inside becomes JSON."""
 
 from __future__ import annotations
 
@@ -10,26 +10,33 @@ from typing import Any
 
 import redis.exceptions
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 from kombu.exceptions import OperationalError
 
-from avtomatika.api.auth import ClientTokens, token_of
-from avtomatika.api.keys import CLIENT
+from avtomatika.api.keys import PATIENCE
 from avtomatika.errors import (
     AvtomatikaError,
+    ForbiddenError,
+    HistoryUnavailableError,
+    RegistrationError,
     StoreUnavailableError,
     UnknownBlueprintError,
+    UnknownDecisionError,
     UnknownJobError,
+    UnknownScheduleError,
+    UnknownWorkerError,
     WrongStateError,
 )
+from avtomatika.operations.errors import OperationError, PolicyError
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER = 2
 # The state store answers in milliseconds; a request that takes this long would be a hang.
-PATIENCE = 10.0
+PATIENCE_SECONDS = 10.0
 
-_AWAY = (
+#: The store or the broker is away: 503.
+AWAY = (
     StoreUnavailableError,
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
@@ -38,7 +45,19 @@ _AWAY = (
     OperationalError,
     TimeoutError,
 )
-_STATUS: dict[type[AvtomatikaError], int] = {UnknownBlueprintError: 404, UnknownJobError: 404, WrongStateError: 409}
+# The first that fits counts: a subclass comes before its base.
+_STATUS: dict[type[AvtomatikaError], int] = {
+    UnknownBlueprintError: 404,
+    UnknownJobError: 404,
+    UnknownScheduleError: 404,
+    UnknownWorkerError: 404,
+    UnknownDecisionError: 422,
+    WrongStateError: 409,
+    RegistrationError: 409,
+    ForbiddenError: 403,
+    PolicyError: 403,
+    OperationError: 400,
+}
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -46,11 +65,12 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 
 
 class RequestError(AvtomatikaError):
-    """A request does not fit; `status` is the answer's code."""
+    """A request does not fit; `status` is the answer's code, `headers` are its headers."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.headers = headers
 
 
 @web.middleware
@@ -59,19 +79,23 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         if getattr(request.match_info.handler, "unbounded", False):
             return await handler(request)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE_SECONDS) as patience:
+            request[PATIENCE] = patience
             return await handler(request)
     except RequestError as exc:
-        return error_response(exc.status, str(exc))
+        return error_response(exc.status, str(exc), exc.headers)
     except web.HTTPException as exc:
         if exc.status < 400:
             raise
         return error_response(exc.status, _words(request, exc), _kept_headers(exc))
-    except _AWAY as exc:
+    except AWAY as exc:
         logger.warning("store or broker away: %s", exc, extra={"action": "unavailable", "path": request.path})
         return error_response(
             503, "the state store or the broker does not answer now; try again in a moment", {"Retry-After": str(RETRY_AFTER)}
         )
+    except HistoryUnavailableError as exc:
+        logger.warning("history away: %s", exc, extra={"action": "unavailable", "path": request.path})
+        return error_response(503, str(HistoryUnavailableError()), {"Retry-After": str(RETRY_AFTER)})
     except AvtomatikaError as exc:
         status = next((code for kind, code in _STATUS.items() if isinstance(exc, kind)), None)
         if status is None:
@@ -81,26 +105,6 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         logger.exception("request failed", extra={"action": "request_failed", "path": request.path})
         return error_response(500, "this request failed here; the server's log says why")
-
-
-def authentication(tokens: ClientTokens) -> Middleware:
-    """Requires a client's token under /api/ and puts the client on the request."""
-
-    @web.middleware
-    async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not request.path.startswith("/api/"):
-            return await handler(request)
-        token = token_of(request)
-        client = tokens.client_of(token) if token is not None else None
-        if client is None:
-            what = "no token" if token is None else "this token is not known"
-            return error_response(
-                401, f"{what}: send it as X-Avtomatika-Token or Authorization: Bearer", {"WWW-Authenticate": "Bearer"}
-            )
-        request[CLIENT] = client
-        return await handler(request)
-
-    return authenticate
 
 
 def _words(request: web.Request, exc: web.HTTPException) -> str:

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from avtomatika.blueprint.options import CHECKS, FailurePolicy, count, failure_policy, json_object, name, seconds, to_states
+from avtomatika.blueprint.options import (
+    CHECKS,
+    FailurePolicy,
+    count,
+    failure_policy,
+    json_object,
+    name,
+    seconds,
+    state_or_none,
+    to_states,
+)
 from avtomatika.errors import HandlerError
 from avtomatika.jobs import JSON, Limit, RetryPolicy
 
@@ -75,11 +85,20 @@ class RunBlueprint:
 
 @dataclass(frozen=True, slots=True)
 class AwaitApproval:
-    """Ask a person and wait for the decision, which picks the next state."""
+    """Ask a person and wait for the decision, which picks the next state.
+
+    Attributes:
+        timeout_seconds: how long the decision is waited for; None means as long as it takes.
+        on_timeout: the state to go to then; None fails the job.
+        options: for the integration.
+    """
 
     integration: str
     message: str
     transitions: dict[str, str]
+    timeout_seconds: float | None = None
+    on_timeout: str | None = None
+    options: JSON = field(default_factory=dict)
 
 
 Action = TransitionTo | DispatchTask | DispatchParallel | RunBlueprint | AwaitApproval
@@ -141,6 +160,7 @@ class ActionFactory:
             priority: 0..10, highest first.
             dispatch_timeout_seconds: of the wait before it; None means none.
             queue: sends a plain Celery task there.
+            retries: how often and how patiently it is tried again, and on which errors; see `RetryPolicy`.
             limits: key -> how many tasks of that key run at once (5), or start in a time ("60/min"); see `avtomatika.limits`.
             fairness_key: whose turn it takes while tasks wait; None means the client's name.
             fairness_weight: the size of that one's share; 2 gets twice what 1 gets.
@@ -204,9 +224,36 @@ class ActionFactory:
             )
         )
 
-    def await_human_approval(self, integration: str, message: str, transitions: Mapping[str, str] | None = None) -> None:
-        """Asks a person; the decision (``approved``, ``rejected``, any key of transitions) picks the next state."""
-        self._decide(AwaitApproval(name("integration", integration), str(message), to_states("transitions", transitions)))
+    def await_human_approval(
+        self,
+        integration: str,
+        message: str,
+        transitions: Mapping[str, str] | None = None,
+        timeout_seconds: float | None = None,
+        on_timeout: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Asks a person; the decision (``approved``, ``rejected``, any key of transitions) picks the next state.
+
+        Args:
+            integration: how people come to hear of it: ``log``, ``webhook``, or one of your own; see `avtomatika.integrations`.
+            timeout_seconds: how long the decision is waited for; None means as long as it takes.
+            on_timeout: the state to go to then; None fails the job.
+            options: JSON for the integration, such as ``{"url": "https://…"}`` for ``webhook``.
+        """
+        seconds_ = seconds("timeout_seconds", timeout_seconds)
+        if on_timeout is not None and seconds_ is None:
+            raise HandlerError("on_timeout says where to go after a time, and there is none: give timeout_seconds, too")
+        self._decide(
+            AwaitApproval(
+                name("integration", integration),
+                str(message),
+                to_states("transitions", transitions),
+                seconds_,
+                state_or_none("on_timeout", on_timeout),
+                json_object("options", options),
+            )
+        )
 
 
 def _describe(action: Action) -> str:

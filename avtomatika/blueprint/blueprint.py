@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from avtomatika.blueprint import graph
 from avtomatika.blueprint.conditions import Condition, parse_condition
 from avtomatika.blueprint.context import JobContext
 from avtomatika.blueprint.handlers import Handler, State
 from avtomatika.blueprint.injection import Plan, plan
+from avtomatika.blueprint.options import seconds
+from avtomatika.blueprint.planned import Planned
 from avtomatika.blueprint.sites import Report, Site, caller_site, function_site, refuse
 from avtomatika.blueprint.stores import DataStores
 from avtomatika.blueprint.validation import Analysis, analyze, check
-from avtomatika.errors import ConditionError, HandlerError
+from avtomatika.errors import ConditionError, HandlerError, StrandedError
+from avtomatika.schedules.records import CatchUp, Schedule
+
+if TYPE_CHECKING:
+    from avtomatika.jobs import Client
+    from avtomatika.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,6 +39,7 @@ class Blueprint:
         api_version: of the endpoint, e.g. ``v1``.
         api_endpoint: path under the client API at which jobs are created, e.g. ``/jobs/video``.
         data_stores: objects that the handlers share; a plain dict gets an async get/set face.
+        job_timeout_seconds: how long a whole job may take, pauses left out; None means JOB_TIMEOUT_SECONDS.
     """
 
     def __init__(
@@ -39,6 +48,8 @@ class Blueprint:
         api_version: str | None = None,
         api_endpoint: str | None = None,
         data_stores: Mapping[str, Any] | None = None,
+        *,
+        job_timeout_seconds: float | None = None,
     ) -> None:
         self.site = caller_site()
         if api_version is not None and str(api_version).startswith("/"):
@@ -57,10 +68,17 @@ class Blueprint:
         self.api_version = api_version
         self.api_endpoint = api_endpoint
         try:
+            self.job_timeout_seconds = seconds("job_timeout_seconds", job_timeout_seconds)
+        except HandlerError as exc:
+            raise refuse(self.site, f"blueprint {name!r}: {exc}", "write it like 3600, or leave it out") from None
+        try:
             self.data_stores = DataStores(data_stores)
         except ValueError as exc:
             raise refuse(self.site, f"blueprint {name!r}: {exc}", "rename the store") from None
+        #: Of a built-in blueprint: checks a new job's data for a client, and says as what it is stored.
+        self.admit: Callable[[dict[str, Any], Client, Settings], dict[str, Any]] | None = None
         self._states: dict[str, State] = {}
+        self._planned = Planned(name)
         self._frozen: Analysis | None = None
         self._version = ""
 
@@ -90,6 +108,38 @@ class Blueprint:
 
         return decorate
 
+    def schedule(
+        self,
+        *,
+        cron: str | None = None,
+        every: float | str | timedelta | None = None,
+        timezone: str | None = None,
+        catch_up: CatchUp | str = CatchUp.LAST,
+        name: str | None = None,
+        initial_data: Mapping[str, Any] | None = None,
+        tags: Collection[str] = (),
+        priority: float = 0.0,
+    ) -> Callable[[F], F]:
+        """Makes jobs of this blueprint by the clock. Stands on a start state's handler, or by itself as a plain call.
+
+        Args:
+            cron: five fields, or ``@daily`` and the like.
+            every: instead of it seconds, a timedelta, or a text such as ``15m``; counted from when it is first seen.
+            timezone: in which `cron` is meant; an IANA name, UTC without one.
+            catch_up: what happens about due times that nobody was there for: ``none``, ``last`` or ``all``.
+            name: one of a name over all blueprints; the blueprint's own without one.
+        """
+        site = caller_site()
+        if self._frozen is not None:
+            raise refuse(site, f"blueprint {self.name!r} is registered already", "add schedules in the module that makes it")
+        options = {"cron": cron, "every": every, "timezone": timezone, "catch_up": catch_up, "initial_data": initial_data}
+        return self._planned.add(name, {**options, "tags": tags, "priority": priority}, site)
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Its schedules, in the order of their registration."""
+        return self._planned.schedules
+
     @property
     def start_state(self) -> str:
         """The state in which a job starts; BlueprintError where none is marked (a frozen blueprint has one)."""
@@ -97,6 +147,11 @@ class Blueprint:
         if start is None:
             raise refuse(self.site, f"blueprint {self.name!r} has no start state", "mark one: handler_for(state, is_start=True)")
         return start
+
+    @property
+    def start_handlers(self) -> tuple[Handler, ...]:
+        """The handlers that a new job may begin with."""
+        return tuple(self._states[self.start_state].step_handlers)
 
     @property
     def end_states(self) -> frozenset[str]:
@@ -107,6 +162,20 @@ class Blueprint:
     def states(self) -> tuple[str, ...]:
         """All states, in the order of their registration."""
         return tuple(self._states)
+
+    def has_state(self, state: str) -> bool:
+        """Whether a job can go on with a state: it has a handler, and not an aggregator alone."""
+        found = self._states.get(state)
+        return found is not None and bool(found.step_handlers)
+
+    def has_aggregator(self, state: str) -> bool:
+        """Whether a fan-out can join in a state."""
+        found = self._states.get(state)
+        return found is not None and found.aggregator is not None
+
+    def has_any(self, state: str) -> bool:
+        """Whether there is such a state at all."""
+        return state in self._states
 
     @property
     def task_names(self) -> frozenset[str]:
@@ -136,14 +205,20 @@ class Blueprint:
         if self._frozen is None:
             analysis = self.analysis()
             check(analysis).raise_errors(f"blueprint {self.name!r}")
+            self._planned.check(self.start_handlers)
             self._frozen, self._version = analysis, analysis.version()
 
     def select(self, context: JobContext) -> Handler:
-        """The handler of the context's state: the first whose condition holds, else the plain one; HandlerError for none."""
+        """The handler of the context's state: the first whose condition holds, else the plain one.
+
+        Raises:
+            StrandedError: there is no such state here.
+            HandlerError: none of its conditions holds, and it has no plain handler.
+        """
         state = self._states.get(context.current_state)
         if state is None or not state.step_handlers:
             known = ", ".join(name for name, known in self._states.items() if known.step_handlers)
-            raise HandlerError(
+            raise StrandedError(
                 f"blueprint {self.name!r} has no handler for state {context.current_state!r}; it has: {known}. "
                 "Correct the state's name where it was decided, or add a handler"
             )
@@ -159,10 +234,10 @@ class Blueprint:
         return state.plain
 
     def aggregator(self, state: str) -> Handler:
-        """The aggregator of a state; HandlerError where it has none."""
+        """The aggregator of a state; StrandedError where it has none."""
         found = self._states.get(state)
         if found is None or found.aggregator is None:
-            raise HandlerError(
+            raise StrandedError(
                 f"blueprint {self.name!r} has no aggregator for state {state!r}; add one with aggregator_for({state!r})"
             )
         return found.aggregator

@@ -11,6 +11,7 @@ import operator
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
+from datetime import date
 from typing import Any
 
 from avtomatika.blueprint.context import JobContext
@@ -21,10 +22,11 @@ MAX_DEPTH = 50
 
 FIELDS = ("initial_data", "state_history", "client", "job_id", "current_state", "tracing_context", "aggregation_results")
 
-ALLOWED = (
-    "allowed are paths (context.initial_data.a.b, a['key'], a[0]), == != < <= > >= in, not in, is None, and/or/not, "
-    "parentheses, strings, numbers, True, False, None, and lists of those"
+_LANGUAGE = (
+    "== != < <= > >= in, not in, is None, and/or/not, parentheses, strings, numbers, True, False, None, and lists of those"
 )
+ALLOWED = f"allowed are paths (context.initial_data.a.b, a['key'], a[0]), {_LANGUAGE}"
+ALLOWED_OF_ROWS = f"allowed are columns (amount, row['unit price']), {_LANGUAGE}"
 
 
 class _Missing:
@@ -80,8 +82,23 @@ class Condition:
 
 def parse_condition(text: str) -> Condition:
     """Parses a condition; ConditionError names the column and what is allowed."""
+    return Condition(text, _parse(text, _Compiler))
+
+
+def parse_row_condition(text: str) -> Callable[[Mapping[str, Any]], bool]:
+    """The same language for a row of data: a name is a column, and so is ``row['any name']``.
+
+    A date or time in a row compares as text in ISO format: ``day >= '2026-01-31'``. A row that the condition cannot be
+    answered for, since a value is missing or null, does not fit.
+    """
+    answer: Callable[[Any], bool | None] = _parse(text, _RowCompiler)
+    return lambda row: answer(row) is True
+
+
+def _parse(text: str, compiler: type[_Compiler]) -> _Answer:
+    allowed = compiler.allowed
     if not isinstance(text, str):
-        raise ConditionError(f"a condition is a string, not {type(text).__name__}; {ALLOWED}")
+        raise ConditionError(f"a condition is a string, not {type(text).__name__}; {allowed}")
     if len(text) > MAX_LENGTH:
         raise ConditionError(f"a condition has at most {MAX_LENGTH} characters, this one has {len(text)}; shorten it")
     # One for one, so that columns stay: a condition may be wrapped over lines.
@@ -89,20 +106,22 @@ def parse_condition(text: str) -> Condition:
     lead = len(flat) - len(flat.lstrip(" "))
     source = flat.strip(" ")
     if not source:
-        raise ConditionError(f"a condition must not be empty; {ALLOWED}")
+        raise ConditionError(f"a condition must not be empty; {allowed}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source, mode="eval")
     except SyntaxError as exc:
         column = lead + (exc.offset or len(source) + 1)  # 0: where the text ends
-        raise ConditionError(f"condition {text!r}, column {column}: {exc.msg}; {ALLOWED}") from None
+        raise ConditionError(f"condition {text!r}, column {column}: {exc.msg}; {allowed}") from None
     except (ValueError, MemoryError, RecursionError) as exc:
-        raise ConditionError(f"condition {text!r}, column {lead + 1}: cannot be read ({exc}); {ALLOWED}") from None
-    return Condition(text, _Compiler(text, source, lead).answer(tree.body, 0))
+        raise ConditionError(f"condition {text!r}, column {lead + 1}: cannot be read ({exc}); {allowed}") from None
+    return compiler(text, source, lead).answer(tree.body, 0)
 
 
 class _Compiler:
+    allowed = ALLOWED
+
     def __init__(self, text: str, source: str, lead: int) -> None:
         self._text = text
         self._source = source.encode()
@@ -110,7 +129,7 @@ class _Compiler:
 
     def refuse(self, node: ast.AST, what: str) -> ConditionError:
         before = self._source[: getattr(node, "col_offset", 0)].decode(errors="ignore")
-        return ConditionError(f"condition {self._text!r}, column {self._lead + len(before) + 1}: {what}; {ALLOWED}")
+        return ConditionError(f"condition {self._text!r}, column {self._lead + len(before) + 1}: {what}; {self.allowed}")
 
     def deeper(self, node: ast.AST, depth: int) -> int:
         if depth >= MAX_DEPTH:
@@ -194,6 +213,34 @@ class _Compiler:
                 raise self.refuse(node, f"context has no field {name} for conditions (it has {', '.join(FIELDS)})")
             return operator.attrgetter(name)
         return _item(self.value(base, depth), name, attribute=True)
+
+
+class _RowCompiler(_Compiler):
+    allowed = ALLOWED_OF_ROWS
+
+    def root(self, node: ast.expr, name: str) -> _Value:
+        if name in ("true", "false", "null", "none"):
+            return super().root(node, name)
+        return _column(name)
+
+    def attribute(self, node: ast.Attribute, base: ast.expr, name: str, depth: int) -> _Value:
+        raise self.refuse(node, "a column has no parts that a . could name")
+
+    def value(self, node: ast.expr, depth: int) -> _Value:
+        match node:
+            case ast.Subscript(value=ast.Name(id="row"), slice=ast.Constant(value=str() as name)):
+                return _column(name)
+            case ast.Name(id="row"):
+                raise self.refuse(node, "row needs a column: row['name']")
+        return super().value(node, depth)
+
+
+def _column(name: str) -> _Value:
+    def column(row: Any) -> Any:
+        found = row.get(name, _MISSING)
+        return found.isoformat() if isinstance(found, date) else found
+
+    return column
 
 
 def _constant(value: Any) -> _Value:

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from avtomatika.blueprint.actions import ActionFactory
-from avtomatika.blueprint.options import CHECKS, FAN_OUT_CHECKS, failure_policy
+from avtomatika.blueprint.options import APPROVAL_CHECKS, CHECKS, FAN_OUT_CHECKS, failure_policy
 from avtomatika.blueprint.sites import Problem
 from avtomatika.blueprint.source import FunctionNode, Scope, Strings, Table, Target, walk_calls
 from avtomatika.errors import HandlerError
@@ -31,10 +31,13 @@ _OPTIONS: dict[str, Mapping[str, Callable[[str, Any], Any]]] = {
     "dispatch_task": CHECKS,
     # How many branches there will be is not written down.
     "dispatch_parallel": {**FAN_OUT_CHECKS, "on_failure": lambda _, value: failure_policy(value, sys.maxsize)},
+    "await_human_approval": APPROVAL_CHECKS,
 }
 _ATTRIBUTES = frozenset(name for name in dir(ActionFactory) if not name.startswith("_"))
 #: The status that leads a fan-out to its failure_state; its other targets, with aggregators, have none.
 FAN_OUT_FAILED = "failure"
+#: The status that leads a question to its on_timeout.
+NOBODY_DECIDED = "timeout"
 
 # What may be handed `context` or `actions` without being able to decide anything with it.
 _HARMLESS = frozenset({"print", "repr", "str", "len", "type", "isinstance", "id", "bool"})
@@ -151,7 +154,7 @@ def _decision(call: ast.Call, scope: Scope) -> Decision:
         case "dispatch_parallel":
             names = scope.task_names(_argument(call, method, "tasks"))
             table = _goes(scope.strings(_argument(call, method, "aggregate_into")), call)
-            table |= _fails(call, scope)
+            table |= _leads(call, scope, method, "failure_state", FAN_OUT_FAILED)
         case _:
             names = scope.strings(_argument(call, method, _METHODS[method][0]))
             if _given(call, method, "transitions"):
@@ -160,6 +163,8 @@ def _decision(call: ast.Call, scope: Scope) -> Decision:
                 table = Table(open=_is_variadic(call))
             if table.open:
                 table |= Table((Target(None, None, call.lineno),))
+            if method == "await_human_approval":
+                table |= _leads(call, scope, method, "on_timeout", NOBODY_DECIDED)
     queue = next((keyword.value for keyword in call.keywords if keyword.arg == "queue"), None)
     is_plain = queue is not None and not (isinstance(queue, ast.Constant) and queue.value is None)
     return Decision(_KINDS[method], call.lineno, names.names, names.open, table.targets, is_plain)
@@ -170,16 +175,16 @@ def _goes(states: Strings, call: ast.Call) -> Table:
     return Table((*(Target(None, state, line) for state, line in states.values), *rest))
 
 
-def _fails(call: ast.Call, scope: Scope) -> Table:
-    """Where a fan-out leads that comes to a bad verdict."""
-    node = _argument(call, "dispatch_parallel", "failure_state")
+def _leads(call: ast.Call, scope: Scope, method: str, name: str, status: str) -> Table:
+    """Where an argument leads that names a state, or None for none: a fan-out's failure_state, a question's on_timeout."""
+    node = _argument(call, method, name)
     if node is None:
-        return Table((Target(FAN_OUT_FAILED, None, call.lineno),) if _is_variadic(call) else ())
+        return Table((Target(status, None, call.lineno),) if _is_variadic(call) else ())
     if isinstance(node, ast.Constant) and node.value is None:
         return Table()
     states = scope.strings(node)
-    rest = (Target(FAN_OUT_FAILED, None, node.lineno),) if states.open else ()
-    return Table((*(Target(FAN_OUT_FAILED, state, line) for state, line in states.values), *rest))
+    rest = (Target(status, None, node.lineno),) if states.open else ()
+    return Table((*(Target(status, state, line) for state, line in states.values), *rest))
 
 
 def _given(call: ast.Call, method: str, name: str) -> bool:
@@ -231,7 +236,7 @@ def _misfits(call: ast.Call, method: str, file: str) -> list[Problem]:
         parameters = inspect.signature(getattr(ActionFactory, method)).parameters
         missing = [n for n in known if parameters[n].default is inspect.Parameter.empty and not _given(call, method, n)]
         problems.extend(Problem(file, call.lineno, f"{method} is called without {name!r}", f"pass {name}=…") for name in missing)
-    return [*problems, *_bad_options(call, method, file)]
+    return [*problems, *_bad_options(call, method, file), *_endless(call, method, file)]
 
 
 def _bad_options(call: ast.Call, method: str, file: str) -> Iterator[Problem]:
@@ -247,6 +252,15 @@ def _bad_options(call: ast.Call, method: str, file: str) -> Iterator[Problem]:
             yield Problem(file, node.lineno, f"{method}: {message}", fix or "correct the value")
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             pass  # not a literal
+
+
+def _endless(call: ast.Call, method: str, file: str) -> Iterator[Problem]:
+    """A question that says where to go after a time, and no time."""
+    if method != "await_human_approval" or _is_variadic(call) or _given(call, method, "timeout_seconds"):
+        return
+    node = _argument(call, method, "on_timeout")
+    if node is not None and not (isinstance(node, ast.Constant) and node.value is None):
+        yield Problem(file, node.lineno, "await_human_approval: on_timeout is given and no time", "give timeout_seconds, too")
 
 
 def _known_arguments(name: str, known: tuple[str, ...]) -> str:

@@ -55,6 +55,10 @@ def name(what: str, value: Any) -> str:
     return value
 
 
+def state_or_none(what: str, value: Any) -> str | None:
+    return None if value is None else name(what, value)
+
+
 def json_object(what: str, value: Any) -> JSON:
     """A JSON object; {} where None is given."""
     if value is None:
@@ -118,7 +122,7 @@ def _queue(what: str, value: Any) -> str | None:
 
 def _retries(what: str, value: Any) -> RetryPolicy:
     if value is not None and not isinstance(value, RetryPolicy):
-        raise HandlerError(f"{what} must be a RetryPolicy, not {value!r}")
+        raise HandlerError(f"{what} must be a RetryPolicy, such as RetryPolicy(max_attempts=5, backoff_seconds=2), not {value!r}")
     return value or RetryPolicy()
 
 
@@ -183,3 +187,10 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 #: Those of `dispatch_parallel` itself, but for `on_failure`, which depends on the number of branches.
 FAN_OUT_CHECKS: dict[str, Callable[[str, Any], Any]] = {"max_concurrency": count, "deadline_seconds": seconds}
+
+#: Those of `await_human_approval`.
+APPROVAL_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "timeout_seconds": seconds,
+    "on_timeout": state_or_none,
+    "options": json_object,
+}

@@ -166,6 +166,20 @@ class CapabilityConsumer:
         for consumer in self._consumers.values():
             consumer.cancel_by_queue(name)
 
+    @property
+    def polls(self) -> bool:
+        """Whether it asks for each message (Redis), rather than being sent them (RabbitMQ)."""
+        return self._adopts
+
+    def open_lanes(self) -> list[Lane]:
+        """Lanes that should be consuming now."""
+        if self._cancelled:
+            return []
+        return [lane for lane in self._gate.lanes.values() if lane.name in self._consumers and self.queues_of(lane)]
+
+    def queues_of(self, lane: Lane) -> list[str]:
+        return [queue.name for queue in self._consumers[lane.name].queues]
+
     def fetching(self) -> bool:
         """Whether a fetch is in flight whose reply may hold a message that Redis has popped."""
         return any(lane.fetching for lane in self._gate.lanes.values())

@@ -54,6 +54,14 @@ async def tell_stops(app: Celery, stops: Iterable[tuple[str, str]]) -> None:
         )  # fmt: skip
 
 
+async def revoke(app: Celery, task_ids: Sequence[str]) -> None:
+    """Has plain Celery workers throw these tasks away if they have not begun them. Never fails: it is only a hint."""
+    try:
+        await asyncio.wait_for(asyncio.to_thread(app.control.revoke, list(task_ids)), SEND_SECONDS)
+    except Exception as exc:
+        logger.warning("%s plain tasks are not revoked: %r", len(task_ids), exc, extra={"action": "revoke"})
+
+
 _sending = threading.Lock()
 
 

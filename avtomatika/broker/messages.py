@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,6 +107,18 @@ def _by_celery(app: Celery, signature: Signature, chain: list[Signature] | None)
     return producer.captured
 
 
+def prepare_control(app: Celery, task: str, queue: str, root_id: str, kwargs: JSON, now: float, key: str) -> Message | None:
+    """The message of a control task, without a signature, where one of its kind was prepared before; the way of every step."""
+    template = _templates.get(app, {}).get((task, queue))
+    if template is None or before_task_publish.receivers or after_task_publish.receivers:
+        return None
+    own = {"root_id": root_id, "argsrepr": "()", "kwargsrepr": repr(kwargs), PUBLISHED_AT: now}
+    fields = _filled(template, new_id(), _encode([(), kwargs, _EMBED]), own)
+    return Message(**fields, declare="default", key=key)
+
+
+_EMBED: JSON = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_encode = json.JSONEncoder().encode
 #: Options that change nothing in a message but what `_from_template` sets anew.
 _USUAL = frozenset({"queue", "task_id", "root_id", "priority", "headers", "argsrepr", "kwargsrepr"})
 _templates: WeakKeyDictionary[Celery, dict[tuple[str, str | None], JSON]] = WeakKeyDictionary()
@@ -118,19 +131,24 @@ def _from_template(template: JSON, signature: Signature, chain: list[Signature] 
     """
     options = signature.options
     task_id = options.get("task_id") or new_id()
-    _, _, body = dumps(
-        [signature.args, signature.kwargs, {"callbacks": None, "errbacks": None, "chain": chain, "chord": None}], "json"
-    )
-    headers = {
-        **template["headers"],
-        "id": task_id,
+    _, _, body = dumps([signature.args, signature.kwargs, {**_EMBED, "chain": chain}], "json")
+    own = {
         "root_id": options.get("root_id") or task_id,
         "argsrepr": options.get("argsrepr"),
         "kwargsrepr": options.get("kwargsrepr"),
         **(options.get("headers") or {}),
     }
-    properties = {**template["properties"], "correlation_id": task_id}
-    return {**template, "body": body, "headers": headers, "properties": properties}
+    return _filled(template, task_id, body, own)
+
+
+def _filled(template: JSON, task_id: str, body: str, headers: JSON) -> JSON:
+    """A template as the message of one task."""
+    return {
+        **template,
+        "body": body,
+        "headers": {**template["headers"], "id": task_id, **headers},
+        "properties": {**template["properties"], "correlation_id": task_id},
+    }
 
 
 def published_again(message: Message, now: float) -> Message:

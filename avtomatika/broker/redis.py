@@ -7,6 +7,7 @@ and this transport share queues freely.
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import uuid
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import loads
 
 from avtomatika.broker.queues import is_direct
 from avtomatika.jobs import Message
@@ -69,6 +70,9 @@ def queue_key(queue: str, step: int) -> str:
     return f"{queue}{SEPARATOR}{step}" if step else queue
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def prepare_push(message: Message) -> tuple[str, str]:
     """The list key and the JSON payload that kombu's Redis channel would LPUSH for this message (default exchange only)."""
     step = redis_priority(message.priority) if message.priority is not None else 0
@@ -86,7 +90,7 @@ def prepare_push(message: Message) -> tuple[str, str]:
             "delivery_tag": str(uuid.uuid4()),
         },
     }
-    return queue_key(message.queue, step), dumps(payload)
+    return queue_key(message.queue, step), _encode(payload)
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
@@ -96,6 +100,11 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "unacked_restore_interval": RESTORE_INTERVAL_SECONDS,
         "unacked_restore_throttle": 1,
         "priority_steps": PRIORITY_STEPS,
+        # A fetch waits in the hub, not in its socket: a second at most, so that an overdue reply means a dead connection.
+        "socket_timeout": settings.broker_timeout_seconds,
+        "socket_connect_timeout": settings.broker_timeout_seconds,
+        "socket_keepalive": True,
+        "health_check_interval": settings.broker_timeout_seconds,
     }
 
 
@@ -194,8 +203,10 @@ class MultiChannelPoller(kombu_redis.MultiChannelPoller):
             try:
                 channel.qos.touch()
             except channel.connection_errors as exc:
-                # The poll loop notices a broken connection by itself and reconnects.
+                # The poll loop notices a broken connection by itself and reconnects. The other channels have the same server:
+                # each of them would wait for it as long.
                 logger.debug("could not touch what is held: %r", exc)
+                return
 
 
 def _turn(channel: Channel) -> tuple[bool, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from avtomatika.cli.deploys import LiveCheck, live_options
 from avtomatika.cli.output import json_option, show_json, show_table
 from avtomatika.errors import BlueprintError, ConfigurationError
 from avtomatika.settings import get_settings
@@ -47,11 +48,20 @@ def ls(folder: Path | None, as_json: bool) -> None:
 @folder_option
 @click.option("--workers", type=click.Path(path_type=Path, file_okay=False), help="Folder of workers [WORKERS_DIR].")
 @click.option("--strict", is_flag=True, help="Warnings are errors, too.")
+@live_options
 @json_option
-def check(names: tuple[str, ...], folder: Path | None, workers: Path | None, strict: bool, as_json: bool) -> None:
-    """Check blueprints: unknown and unreachable states, missing start, tasks that no worker here declares."""
+def check(names: tuple[str, ...], folder: Path | None, workers: Path | None, strict: bool, as_json: bool, **live: Any) -> None:
+    """Check blueprints: unknown and unreachable states, missing start, tasks that no worker here declares.
+
+    With --live also the jobs that live now (in the Redis of REDIS_URL, or of `up`), and that these versions would strand: they
+    wait for states that are not there any more.
+    """
+    wanted = LiveCheck(**live)
     try:
-        count, found = _findings(_load(folder), names, workers or get_settings().workers_dir, strict)
+        registry = _load(folder)
+        count, found = _findings(registry, names, workers or get_settings().workers_dir, strict)
+        if wanted.live:
+            found += wanted.findings(registry, names)
     except BlueprintError as exc:  # refused when it was loaded
         count, found = len(exc.problems), [{"severity": "error", "text": problem} for problem in exc.problems]
     if as_json:
@@ -67,11 +77,12 @@ def _findings(
     registry: BlueprintRegistry, names: tuple[str, ...], workers: Path, strict: bool
 ) -> tuple[int, list[dict[str, Any]]]:
     from avtomatika.discovery import load_workers
+    from avtomatika.operations.registry import registry as operations
     from avtomatika.worker.sdk import declared
 
     chosen = _chosen(registry, names)
     load_workers(workers)
-    known = frozenset(declared().tasks) | _routed(registry.task_names)
+    known = frozenset(declared().tasks) | {operation.name for operation in operations()} | _routed(registry.task_names)
     found: list[dict[str, Any]] = []
     for report in [item.check(known) for item in chosen] if names else [registry.check(known)]:
         for severity, problems in (("error", report.errors), ("error" if strict else "warning", report.warnings)):

@@ -1,28 +1,34 @@
-"""How commands reach the facade: its URL, the token, and errors said in words."""
+"""How commands reach the facade: its URL and the token."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
-import aiohttp
 import click
 
 from avtomatika.cli.main import CommandError
+from avtomatika.client.blocking import Client
+from avtomatika.client.calls import Call
+from avtomatika.client.conclusions import DEFAULT_URL
+from avtomatika.client.retries import Retries
 
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
-DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 def facade_options(command: F) -> F:
-    """Adds --url and --data-dir."""
+    """Adds --url, --ca and --data-dir."""
     command = click.option("--url", envvar="AVTOMATIKA_URL", default=DEFAULT_URL, show_default=True, help="The facade.")(command)
+    command = click.option(
+        "--ca",
+        type=click.Path(exists=True, dir_okay=False),
+        envvar="AVTOMATIKA_CA",
+        expose_value=False,
+        callback=_use_ca,
+        help="Authorities that the facade's certificate is checked with  [AVTOMATIKA_CA, else the system's]",
+    )(command)
     return click.option(
         "--data-dir",
         type=click.Path(path_type=Path, file_okay=False),
@@ -32,10 +38,15 @@ def facade_options(command: F) -> F:
     )(command)
 
 
+def _use_ca(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        os.environ["AVTOMATIKA_CA"] = value
+
+
 def token_of(data_dir: Path) -> str:
-    """CLIENT_TOKEN, else the token that `up` keeps."""
+    """CLIENT_TOKEN, else the token that `up` keeps; none where a certificate (AVTOMATIKA_CERT) stands for it."""
     token = os.environ.get("CLIENT_TOKEN", "").strip()
-    if token:
+    if token or os.environ.get("AVTOMATIKA_CERT"):
         return token
     path = data_dir / "client-token"
     try:
@@ -46,56 +57,12 @@ def token_of(data_dir: Path) -> str:
         ) from None
 
 
-class Facade:
-    """A small client of the facade: `get` and `post` give the decoded answer or raise CommandError."""
-
-    def __init__(self, url: str, token: str) -> None:
-        self._url = url.rstrip("/")
-        self._session = aiohttp.ClientSession(
-            headers={"X-Avtomatika-Token": token}, timeout=aiohttp.ClientTimeout(total=60, sock_connect=5)
-        )
-
-    async def __aenter__(self) -> Facade:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._session.close()
-
-    async def get(self, path: str, **params: str) -> Any:
-        return await self._request("GET", path, params=params)
-
-    async def post(self, path: str, body: Any) -> Any:
-        return await self._request("POST", path, json=body)
-
-    async def _request(self, method: str, path: str, **options: Any) -> Any:
-        try:
-            async with self._session.request(method, self._url + path, **options) as response:
-                if response.content_type != "application/json":
-                    raise CommandError(
-                        f"{self._url} does not look like a facade of avtomatika: {response.status} {response.content_type}"
-                    )
-                body = await response.json()
-        except aiohttp.InvalidURL:
-            raise CommandError(f"{self._url!r} is not a URL", 2) from None
-        except (aiohttp.ClientError, TimeoutError) as exc:
-            raise CommandError(
-                f"the facade at {self._url} does not answer ({exc or type(exc).__name__}); is `avtomatika up` running?"
-            ) from None
-        if response.status >= 400:
-            message = body.get("error") if isinstance(body, dict) else None
-            raise CommandError(
-                str(message or f"{response.status} {response.reason}"), 2 if response.status in (400, 401, 422) else 1
-            )
-        return body
+def connected(url: str, data_dir: Path) -> Client:
+    """A client of the facade; a command line waits for it less long than a program would."""
+    return Client(url, token_of(data_dir), timeout=60, retries=Retries(attempts=3))
 
 
-def ask(url: str, data_dir: Path, call: Callable[[Facade], Awaitable[T]]) -> T:
-    """Runs one conversation with the facade."""
-
-    async def converse() -> T:
-        async with Facade(url, token_of(data_dir)) as facade:
-            return await call(facade)
-
-    return asyncio.run(converse())
+def ask(url: str, data_dir: Path, call: Call[Any]) -> Any:
+    """The answer to one call, as the facade gave it."""
+    with connected(url, data_dir) as client:
+        return client.send(call.raw())

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from avtomatika.cli.facade import Facade, ask, facade_options
-from avtomatika.cli.output import console, json_option, show_json, show_table, status_text, when
+from avtomatika.cli.facade import ask, connected, facade_options
+from avtomatika.cli.orders import ORDERS
+from avtomatika.cli.output import console, json_option, show_json, show_json_line, show_table, status_text, when
+from avtomatika.cli.watching import follow, view_for
+from avtomatika.client import calls
+from avtomatika.client.blocking import Client
 from avtomatika.jobs import JobStatus
-
-_POLL = 0.25
 
 
 @click.group()
 def job() -> None:
-    """Jobs: submit, list, show, watch, history."""
+    """Jobs: submit, watch, list, show, history, cancel, retry, pause, resume, decide."""
+
+
+for order in ORDERS:
+    job.add_command(order)
 
 
 @job.command()
@@ -32,28 +34,40 @@ def job() -> None:
 @click.argument("data", required=False, default="{}")
 @click.option("--priority", type=click.FloatRange(0, 10), default=0.0, help="0 to 10, highest first.")
 @click.option("--tag", "tags", multiple=True, help="May be given several times.")
+@click.option("--webhook-url", help="Is told when the job ends.")
+@click.option("--idempotency-key", help="The same key and data again give the same job.")
 @click.option("--watch", "watching", is_flag=True, help="Wait for its end and show how it goes.")
 @facade_options
 @json_option
 def submit(
-    blueprint: str, data: str, priority: float, tags: tuple[str, ...], watching: bool, url: str, data_dir: Path, as_json: bool
+    blueprint: str,
+    data: str,
+    priority: float,
+    tags: tuple[str, ...],
+    webhook_url: str | None,
+    idempotency_key: str | None,
+    watching: bool,
+    url: str,
+    data_dir: Path,
+    as_json: bool,
 ) -> None:
     """Create a job of BLUEPRINT. DATA is its initial data: a JSON object, @file, or @- for standard input."""
-    body = {"blueprint": blueprint, "initial_data": _object(data), "priority": priority, "tags": list(tags)}
-
-    async def talk(facade: Facade) -> Any:
-        accepted = await facade.post("/api/v1/jobs", body)
-        if not watching:
-            return accepted
-        return await _watch(facade, accepted["job_id"], live=not as_json)
-
-    answer = ask(url, data_dir, talk)
-    if watching:
-        _end(answer, as_json)
-    elif as_json:
-        show_json(answer)
+    call = calls.submit(
+        blueprint,
+        read_object(data),
+        priority=priority,
+        tags=tags,
+        webhook_url=webhook_url,
+        idempotency_key=idempotency_key,
+    )
+    with connected(url, data_dir) as client:
+        accepted = client.send(call.raw())
+        if watching:
+            _follow(client, accepted["job_id"], as_json)
+    if as_json:
+        show_json(accepted)
     else:
-        click.echo(answer["job_id"])
+        click.echo(accepted["job_id"])
 
 
 @job.command("ls")
@@ -65,9 +79,7 @@ def submit(
 @json_option
 def ls(status: str | None, blueprint: str | None, tag: str | None, limit: int, url: str, data_dir: Path, as_json: bool) -> None:
     """List jobs, newest first."""
-    wanted = {"status": status, "blueprint": blueprint, "tag": tag, "limit": str(limit)}
-    query = {name: value for name, value in wanted.items() if value is not None}
-    answer = ask(url, data_dir, lambda facade: facade.get("/api/v1/jobs", **query))
+    answer = ask(url, data_dir, calls.page(status=status, blueprint=blueprint, tag=tag, limit=limit))
     if as_json:
         show_json(answer)
         return
@@ -86,7 +98,7 @@ def ls(status: str | None, blueprint: str | None, tag: str | None, limit: int, u
 @json_option
 def show(job_id: str, url: str, data_dir: Path, as_json: bool) -> None:
     """Show one job."""
-    found = ask(url, data_dir, lambda facade: facade.get(f"/api/v1/jobs/{job_id}"))
+    found = ask(url, data_dir, calls.get(job_id))
     if as_json:
         show_json(found)
     else:
@@ -99,7 +111,8 @@ def show(job_id: str, url: str, data_dir: Path, as_json: bool) -> None:
 @json_option
 def watch(job_id: str, url: str, data_dir: Path, as_json: bool) -> None:
     """Follow a job to its end. Exit code 0 where it finished, 1 where it did not."""
-    _end(ask(url, data_dir, lambda facade: _watch(facade, job_id, live=not as_json)), as_json)
+    with connected(url, data_dir) as client:
+        _follow(client, job_id, as_json)
 
 
 @job.command()
@@ -108,7 +121,7 @@ def watch(job_id: str, url: str, data_dir: Path, as_json: bool) -> None:
 @json_option
 def history(job_id: str, url: str, data_dir: Path, as_json: bool) -> None:
     """Show what happened to a job, oldest first."""
-    events = ask(url, data_dir, lambda facade: facade.get(f"/api/v1/jobs/{job_id}/history"))
+    events = ask(url, data_dir, calls.history(job_id))
     if as_json:
         show_json(events)
         return
@@ -130,7 +143,8 @@ def history(job_id: str, url: str, data_dir: Path, as_json: bool) -> None:
     )
 
 
-def _object(text: str) -> dict[str, Any]:
+def read_object(text: str, what: str = "DATA") -> dict[str, Any]:
+    """A JSON object from an argument: itself, ``@file``, or ``@-`` for standard input."""
     try:
         if text == "@-":
             text = sys.stdin.read()
@@ -140,54 +154,24 @@ def _object(text: str) -> dict[str, Any]:
     except OSError as exc:
         raise click.UsageError(f"{text[1:]}: {exc.strerror}") from None
     except ValueError as exc:
-        raise click.UsageError(f"DATA is not JSON: {exc}") from None
+        raise click.UsageError(f"{what} is not JSON: {exc}") from None
     if not isinstance(value, dict):
-        raise click.UsageError('DATA must be a JSON object, e.g. \'{"name": "value"}\'')
+        raise click.UsageError(f'{what} must be a JSON object, e.g. \'{{"name": "value"}}\'')
     return value
 
 
-def _over(found: dict[str, Any]) -> bool:
-    return JobStatus(found["status"]).is_terminal
-
-
-async def _watch(facade: Facade, job_id: str, *, live: bool) -> dict[str, Any]:
-    terminal = Console()
-    if not (live and terminal.is_terminal):
-        say = click.echo if live else None
-        return await _poll(facade, job_id, _teller(say) if say is not None else lambda found: None)
-    with Live(console=terminal, refresh_per_second=8) as view:
-        return await _poll(facade, job_id, lambda found: view.update(_card(found)))
-
-
-async def _poll(facade: Facade, job_id: str, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    while True:
-        found: dict[str, Any] = await facade.get(f"/api/v1/jobs/{job_id}")
-        show(found)
-        if _over(found):
-            return found
-        await asyncio.sleep(_POLL)
-
-
-def _teller(say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
-    last: list[tuple[str, str]] = []
-
-    def tell(found: dict[str, Any]) -> None:
-        now = (found["status"], found["current_state"])
-        if [now] != last:
-            last[:] = [now]
-            say(f"{found['id']} {now[0]} {now[1]}")
-
-    return tell
-
-
-def _end(found: dict[str, Any], as_json: bool) -> None:
+def _follow(client: Client, job_id: str, as_json: bool) -> NoReturn:
+    """Shows the job until its end, then how it ended; leaves with the exit code that says so."""
+    with view_for(as_json) as view:
+        found = follow(client, job_id, view)
+    finished = found["status"] == JobStatus.FINISHED
     if as_json:
-        show_json(found)
-    elif found["status"] != JobStatus.FINISHED:
+        show_json_line(found)
+    elif not finished:
         click.echo(f"{found['status']}: {found.get('error_message') or 'no reason is recorded'}", err=True)
     elif found.get("result") is not None:
         show_json(found["result"])
-    sys.exit(0 if found["status"] == JobStatus.FINISHED else 1)
+    sys.exit(0 if finished else 1)
 
 
 def _card(found: dict[str, Any]) -> Table:
@@ -214,6 +198,14 @@ def _card(found: dict[str, Any]) -> Table:
         if first:
             table.add_row("first waiting", Text(f"{first['type']}, branch {first['branch']}"))
             _add_reason(table, first)
+    if waiting.get("kind") == "approval":
+        table.add_row("question", Text(waiting["message"]))
+        table.add_row("decisions", Text(", ".join(waiting["decisions"])))
+        if waiting.get("deadline_at"):
+            table.add_row("decide by", when(waiting["deadline_at"]))
+    if found.get("webhook"):
+        told = found["webhook"]
+        table.add_row("webhook", Text(f"{told['status']}, {len(told['attempts'])} attempts shown"))
     for name in ("error_message", "parent_job_id"):
         if found.get(name):
             table.add_row(name.replace("_", " "), Text(str(found[name])))

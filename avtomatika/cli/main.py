@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from avtomatika import __version__
-from avtomatika.errors import AvtomatikaError, BlueprintError, ConfigurationError
+from avtomatika.errors import AvtomatikaError, BadRequestError, BlueprintError, ConfigurationError, NotAllowedError
 
 _COMMANDS = {
     "up": ("avtomatika.cli.up:up", "Run everything on this machine: Redis, orchestrator, workers, facade."),
@@ -16,9 +16,19 @@ _COMMANDS = {
     "server": ("avtomatika.cli.server:server", "Run the HTTP facade."),
     "doctor": ("avtomatika.cli.doctor:doctor", "Check the set-up and say what to mend."),
     "blueprint": ("avtomatika.cli.blueprint:blueprint", "List, check and draw blueprints."),
-    "job": ("avtomatika.cli.job:job", "Submit, list, show and watch jobs."),
-    "worker": ("avtomatika.cli.worker:worker", "List workers."),
+    "job": ("avtomatika.cli.job:job", "Submit, watch, list, cancel, pause and retry jobs."),
+    "queue": ("avtomatika.cli.queue:queue", "Push, watch and steer remote work: commands, transfers, images, clusters."),
+    "quarantine": ("avtomatika.cli.quarantine:quarantine", "List quarantined jobs and try them again."),
+    "schedule": ("avtomatika.cli.schedule:schedule", "List, pause, resume and trigger schedules."),
+    "history": ("avtomatika.cli.history:history", "Verify the history in SQL, count what is in it."),
+    "db": ("avtomatika.cli.db:db", "Make and upgrade the tables of the history."),
+    "worker": ("avtomatika.cli.worker:worker", "List workers, or run one over HTTP."),
+    "audit": ("avtomatika.cli.audit:audit", "Verify the audit of operations."),
+    "token": ("avtomatika.cli.token:token", "Make tokens for clients and workers."),
+    "completion": ("avtomatika.cli.completion:completion", "Print a script that completes commands in your shell."),
 }
+#: The call or the set-up does not fit, rather than the work.
+_MISFITS = (ConfigurationError, BlueprintError, BadRequestError, NotAllowedError)
 
 
 class _LazyGroup(click.Group):
@@ -40,7 +50,7 @@ class _LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except AvtomatikaError as exc:
-            raise CommandError(str(exc), 2 if isinstance(exc, ConfigurationError | BlueprintError) else 1) from exc
+            raise CommandError(str(exc), 2 if isinstance(exc, _MISFITS) else 1) from exc
 
 
 class CommandError(click.ClickException):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +22,9 @@ _COLOURS = {
     "quarantined": "red",
     "cancelled": "yellow",
     "running": "cyan",
+    "completed": "green",
+    "timeout": "red",
+    "paused": "yellow",
     "pending": "dim",
 }
 
@@ -28,13 +33,21 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def show_json_line(value: Any) -> None:
+    """One line, written at once: whoever reads a stream of them need not wait."""
+    click.echo(json.dumps(value, ensure_ascii=False, default=str))
+    sys.stdout.flush()
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table; its cells are plain text, whatever they hold. The first column is never broken: it is what one copies."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(
+            *(cell if isinstance(cell, Text | ProgressBar) else Text("" if cell is None else str(cell)) for cell in row)
+        )
     console().print(table)
 
 

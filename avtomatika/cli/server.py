@@ -11,7 +11,7 @@ from avtomatika.settings import get_settings
 @click.option("--host", help="Where to listen [API_HOST, 127.0.0.1].")
 @click.option("--port", type=click.IntRange(0, 65535), help="Its port [API_PORT, 8080].")
 def server(host: str | None, port: int | None) -> None:
-    """Run the HTTP facade. It refuses to start without a token (CLIENT_TOKEN)."""
+    """Run the HTTP facade. It refuses to start without a token (CLIENT_TOKEN, CLIENTS_CONFIG_PATH)."""
     from avtomatika.api.app import serve
     from avtomatika.logs import configure
 

@@ -9,11 +9,33 @@ import click
 
 from avtomatika.cli.facade import ask, facade_options
 from avtomatika.cli.output import json_option, show_json, show_table
+from avtomatika.client import calls
+from avtomatika.errors import ConfigurationError
+from avtomatika.settings import get_settings
 
 
 @click.group()
 def worker() -> None:
-    """Workers that are alive now."""
+    """Workers: those that are alive now, and one that runs here over HTTP."""
+
+
+@worker.command("run")
+@click.option("--url", "urls", multiple=True, help="An orchestrator's facade; may be given again [ORCHESTRATOR_URL].")
+@click.option("--workers", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Folder of workers [WORKERS_DIR].")
+def run(urls: tuple[str, ...], workers: Path | None) -> None:
+    """Run a worker over HTTP until Ctrl-C or SIGTERM. Its token: WORKER_INDIVIDUAL_TOKEN, else WORKER_TOKEN."""
+    from avtomatika.discovery import load_workers
+    from avtomatika.logs import configure
+    from avtomatika.worker.http import read_config, work
+    from avtomatika.worker.sdk import declared
+
+    settings = get_settings()
+    configure(settings)
+    folder = workers or settings.workers_dir
+    load_workers(folder)
+    if not declared().tasks:
+        raise ConfigurationError(f"no task is declared in {folder}: name the folder with --workers or WORKERS_DIR")
+    work(read_config(settings, declared().workers[0].worker_type, urls=urls), declared(), settings)
 
 
 @worker.command("ls")
@@ -21,7 +43,7 @@ def worker() -> None:
 @json_option
 def ls(url: str, data_dir: Path, as_json: bool) -> None:
     """List live workers: what they can do, how busy they are, what they cost, and how far they can be trusted."""
-    workers = ask(url, data_dir, lambda facade: facade.get("/api/v1/workers"))
+    workers = ask(url, data_dir, calls.workers())
     if as_json:
         show_json(workers)
         return

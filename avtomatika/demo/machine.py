@@ -35,6 +35,7 @@ _THEIRS = (
     "HISTORY_DATABASE_URI",
     "NAMESPACE",
     "QUEUE_PREFIX",
+    "RATE_LIMIT",
     "REDIS_",
     "WORKERS_CONFIG_PATH",
     "WORKERS_DIR",
@@ -110,7 +111,7 @@ class Machine:
 
     def where_to_look(self) -> str:
         """Names the logs, and quotes the end of the first one."""
-        said = [line for line in self._log_text().splitlines() if not line.startswith("token ")]
+        said = [line for line in self._log_text().splitlines() if not line.startswith(("token ", "worker-token "))]
         lines = "\n".join(said[-8:])
         return f"the logs are {self.log} and {self.data_dir / 'logs'}" + (f"\n{lines}" if lines else "")
 

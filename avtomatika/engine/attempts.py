@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 
 from avtomatika.blueprint.actions import DispatchTask
 from avtomatika.engine import strategies
 from avtomatika.errors import HandlerError
 from avtomatika.jobs import JSON, FanOut, Job, Limit, TaskInfo, new_id
-from avtomatika.limits import FANOUT, fill_key, fill_limits
+from avtomatika.limits import FANOUT, SUSPECTS, fill_key, fill_limits
+from avtomatika.state.base import TaskRecord
+
+#: How many times as many workers may die under a task that was never clearly the cause.
+PATIENCE = 3
 
 
 def first_attempt(
@@ -64,9 +70,34 @@ def first_attempt(
     )
 
 
+def is_suspect(info: TaskInfo) -> bool:
+    """Whether an attempt runs alone among those that may have killed their workers."""
+    return any(limit.key == SUSPECTS for limit in info.limits)
+
+
+def is_poison(info: TaskInfo, most: int, *, alone: bool) -> bool:
+    """Whether an attempt whose worker has died is taken for what kills its workers."""
+    if most == 0:
+        return True
+    return info.deaths >= most and ((alone and is_suspect(info)) or info.deaths >= PATIENCE * (most + 1) - 1)
+
+
+def stood_out(record: TaskRecord, others: Iterable[TaskRecord]) -> bool:
+    """Whether, of what a dead worker held, this is the likely cause: it began last, and no other has lost a worker before."""
+    began = record.claimed_at or 0
+    return all(other.info.deaths == 0 and (other.claimed_at or 0) <= began for other in others)
+
+
+def suspected(info: TaskInfo, most: int) -> TaskInfo:
+    """The attempt, as a suspect once so many workers have died under the task."""
+    if info.deaths < max(1, most) or is_suspect(info):
+        return info
+    return replace(info, limits=(*info.limits, Limit(SUSPECTS, 1)))
+
+
 def assert_plain(what: str, value: JSON) -> None:
     """HandlerError where a value is not JSON."""
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise HandlerError(f"{what} are not JSON: {exc}") from None

@@ -37,6 +37,11 @@ def envelope_of_failure(settings: Settings, task_id: str) -> JSON:
     name, message = _described(meta.get("result"))
     if name is None:
         return Result.failure(ErrorCode.PERMANENT, "the task raised; its result backend holds no exception of it").to_dict()
+    return envelope_of_exception(name, message)
+
+
+def envelope_of_exception(name: str, message: str) -> JSON:
+    """The envelope of a plain task that raised an exception of this class name."""
     if name in _TIMEOUTS:
         return {"status": Result.TIMEOUT, "data": {}, "error": {"code": "TIMEOUT", "message": f"{name}: {message}"}}
     code = ErrorCode.INVALID_INPUT if name in _INVALID else ErrorCode.TRANSIENT

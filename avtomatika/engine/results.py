@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from avtomatika.compiler import aggregate_key, child_key, resume_key, step_key
+from avtomatika.engine.attempts import is_poison, suspected
+from avtomatika.engine.clock import is_out_of_time
 from avtomatika.engine.draft import Draft, deadline_timer, new_task
 from avtomatika.engine.fanout import Aggregated, Standing, Tally, first_failure, reason_of_failure, standing, tally
+from avtomatika.engine.mishaps import code_of_result, over_task
 from avtomatika.engine.steps import Executor
-from avtomatika.engine.verdict import Judgement, Verdict, backoff, by_transition, exhausted, judge, judge_branch
-from avtomatika.errors import UnknownJobError, WrongStateError
+from avtomatika.engine.verdict import Judgement, Verdict, backoff, by_transition, exhausted, judge, judge_branch, said_of
+from avtomatika.errors import FailureCode
 from avtomatika.jobs import (
     JSON,
-    Approval,
     Event,
+    Failure,
     FanOut,
     Job,
     JobStatus,
@@ -51,14 +52,28 @@ class Engine(Executor):
         if job is not None:
             await self.run(job, (key,))
 
+    async def resume_plain(self, task_id: str, envelope: Any, failure: Result | None = None) -> None:
+        """The answer of a plain Celery task, whose message nobody would repeat: it goes into the ledger first.
+
+        Args:
+            failure: where it has raised.
+        """
+        record = await self.store.get_task(task_id)
+        if record is None:
+            return
+        now, result = self.clock(), failure or _result(envelope, is_plain=record.info.is_plain)
+        message = self.compiler.resume_message(record.info, {**result.to_dict(), "meta": {}}, now)
+        await self.publisher.flush((await self.store.publish(message, now)).outbox)
+
     async def resume(self, job_id: str, task_id: str, envelope: Any, fanout_id: str | None = None) -> None:
         """Takes the result of one attempt."""
         self.dispatcher.slot_freed()
         meta = envelope.get("meta") if isinstance(envelope, Mapping) else None
+        if meta is None:
+            await self.resume_plain(task_id, envelope)
+            return
         if fanout_id is not None:
-            record = await self.store.get_task(task_id) if meta is None else None
-            result = _result(envelope, record is not None and record.info.is_plain)
-            await self._take_branch(job_id, fanout_id, task_id, result, meta or {})
+            await self._take_branch(job_id, fanout_id, task_id, Result.from_value(envelope), meta)
             return
         key = resume_key(task_id)
         job = await self._claim(job_id, key)
@@ -68,15 +83,17 @@ class Engine(Executor):
             await self._unclaim(job, key)
             return
         info = job.waiting
-        result = _result(envelope, info.is_plain)
+        result = Result.from_value(envelope)
         draft = self.draft(job, (key,))
         draft.drop_tasks.append(task_id)
         judgement = judge(info, result, self.settings.job_max_retries)
-        draft.event("task_finished", **_outcome(job, info, result, judgement, meta or {}))
+        if job.cancel_of == task_id:  # whatever came of it, its cancelling was asked for
+            judgement = by_transition(info.transitions, Result.CANCELLED, said_of(result) or "cancelled", "")
+        draft.event("task_finished", **_outcome(job, info, result, judgement, meta))
         if judgement.verdict is Verdict.RETRY:
-            await self._retry(draft, info, judgement.reason, (meta or {}).get("worker_id"))
+            await self._retry(draft, info, judgement.reason, meta.get("worker_id"))
         else:
-            await self._follow(draft, judgement, result)
+            await self._follow(draft, judgement, result, over_task(info, code_of_result(result), meta.get("worker_id")))
 
     async def aggregate(self, job_id: str, fanout_id: str) -> None:
         """Finds the verdict on a fan-out: the aggregator runs, or the job goes where a bad one leads, or nothing is clear yet.
@@ -90,6 +107,9 @@ class Engine(Executor):
             return
         if not isinstance(job.waiting, FanOut) or job.waiting.id != fanout_id:
             await self._unclaim(job, key)
+            return
+        if job.status is JobStatus.PAUSED:  # not over: whoever resumes it may have sent this very message
+            await self.store.release_job(job_id, self.boot_id)
             return
         results = await self.store.branches(job_id)
         if len(results) < job.waiting.total:  # a process that counted as dead has gone on meanwhile: this run is over
@@ -105,6 +125,11 @@ class Engine(Executor):
             case Standing.BAD:
                 await self._fan_out_failed(self.draft(job, (key,)), job.waiting, found)
                 return
+        if job.pause_requested:
+            draft = self.draft(job, (key,))
+            draft.pause()
+            await self.commit(draft.commit())
+            return
         state = job.waiting.aggregate_into
         if found.missing and not job.waiting.settled:
             draft = self.draft(job)
@@ -128,9 +153,8 @@ class Engine(Executor):
         details = {**found.counts, "reason": reason}
         draft.event("fan_out_failed", state=draft.job.current_state, next_state=fanout.failure_state, details=details)
         verdict = Verdict.FAILED if fanout.failure_state is None else Verdict.NEXT
-        await self._follow(
-            draft, Judgement(verdict, fanout.failure_state, reason), Result(Result.FAILURE, {"fan_out": found.counts})
-        )
+        judgement, result = Judgement(verdict, fanout.failure_state, reason), Result(Result.FAILURE, {"fan_out": found.counts})
+        await self._follow(draft, judgement, result, Failure(FailureCode.FAN_OUT_FAILED, 1))
 
     async def child_ended(self, job_id: str, child_id: str) -> None:
         """Resumes a parent with the end of its child."""
@@ -139,68 +163,28 @@ class Engine(Executor):
         job = await self._claim(job_id, key)
         if job is None:
             return
-        waits = isinstance(job.waiting, SubJob) and job.waiting.job_id == child_id
-        if not isinstance(job.waiting, SubJob) or not waits or child is None or not child.status.is_terminal:
+        if not isinstance(job.waiting, SubJob) or job.waiting.job_id != child_id:
             await self._unclaim(job, key)
             return
-        status = _CHILD_RESULT[child.status]
-        if child.status.value in job.waiting.transitions:
-            status = child.status.value
-        data = _data(child.result) if status == Result.SUCCESS else {}
-        what = f"child job {child.id} ({child.blueprint_name})"
-        judgement = by_transition(job.waiting.transitions, status, child.error_message, what)
+        if child is not None and not child.status.is_terminal:  # it was tried again: its next end sends this message anew
+            await self.store.release_job(job_id, self.boot_id)
+            return
+        status, reason = Result.FAILURE, "its record has expired"
+        if child is not None:
+            status, reason = _CHILD_RESULT[child.status], child.error_message or ""
+            if child.status.value in job.waiting.transitions:
+                status = child.status.value
+            elif is_out_of_time(child) and Result.TIMEOUT in job.waiting.transitions:
+                status = Result.TIMEOUT
+        data = _data(child.result) if child is not None and status == Result.SUCCESS else {}
+        what = f"child job {child_id} ({job.waiting.blueprint_name})"
+        judgement = by_transition(job.waiting.transitions, status, reason or None, what)
+        if job.cancel_of == child_id:
+            judgement = by_transition(job.waiting.transitions, Result.CANCELLED, reason or "cancelled", "")
         draft = self.draft(job, (key,))
-        details = {"job_id": child_id, "status": child.status.value}
+        details = {"job_id": child_id, "status": child.status.value if child is not None else None}
         draft.event("sub_job_finished", state=job.current_state, next_state=judgement.state, details=details)
-        await self._follow(draft, judgement, Result(status, data))
-
-    async def decide(
-        self, job_id: str, decision: str, *, comment: str | None = None, who: str = "", token: str | None = None
-    ) -> Job:
-        """Answers the question that a job waits with; the job goes on in the state that the decision leads to.
-
-        Args:
-            token: where given, it must be the single-use token of this very question.
-
-        Raises:
-            UnknownJobError: no such job.
-            WrongStateError: it waits for no decision, the decision is not among its transitions, or the token is not its.
-        """
-        job = await self.store.load(job_id)
-        if job is None:
-            raise UnknownJobError(job_id)
-        if not isinstance(job.waiting, Approval):
-            raise WrongStateError(f"job {job_id} is {job.status.value}: it waits for no decision")
-        approval = job.waiting
-        if token is not None and not hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), approval.token_hash):
-            raise WrongStateError("this token does not belong to the question that the job waits with")
-        state = approval.transitions.get(decision)
-        if state is None:
-            listed = ", ".join(sorted(approval.transitions)) or "none"
-            raise WrongStateError(f"decision {decision!r} is none of: {listed}")
-        draft = Draft(job, self.clock(), self.compiler)
-        details = {"decision": decision, "by": who, **({"comment": comment} if comment else {})}
-        draft.event("approval_decided", state=job.current_state, next_state=state, details=details)
-        said = {"approval": {"decision": decision, "comment": comment, "by": who}}
-        draft.set(state_history={**job.state_history, **said})
-        draft.enter(state)
-        draft.messages.append(self.compiler.step_message(job.id, draft.next_version, draft.now))
-        commit = draft.commit()
-        if not await self.commit(commit):
-            raise WrongStateError(f"job {job_id} was decided by somebody else at the same time")
-        return commit.job
-
-    async def give_back(self, job_id: str) -> None:
-        """Lets go of a job whose message was not carried out to its end, and makes sure that another message goes on with it.
-
-        Commits on the way have settled the message that began the run, so that repeating that one would do nothing.
-        """
-        job = await self.store.load(job_id)
-        message = None
-        if job is not None and job.status is JobStatus.RUNNING and job.waiting is None:
-            known = await self.store.ledger_get(step_key(job_id, job.version))
-            message = self.compiler.step_message(job_id, job.version, self.clock()) if known is None else None
-        await self.after(await self.store.release_job(job_id, self.boot_id, message, self.clock()))
+        await self._follow(draft, judgement, Result(status, data), Failure(FailureCode.SUB_JOB_FAILED, 1))
 
     async def _claim(self, job_id: str, key: str, version: int | None = None) -> Job | None:
         claim = await self.store.claim_job(job_id, self.boot_id, self.clock(), key, version=version)
@@ -209,20 +193,29 @@ class Engine(Executor):
         return claim.job
 
     async def _unclaim(self, job: Job, key: str) -> None:
-        """The message belongs to something that is over."""
-        await self.store.release_job(job.id, self.boot_id)
+        """The message belongs to something that is over. The claim may have been that of a process that ended in mid-run."""
+        await self.give_back(job.id)
         await self.store.settle([key])
 
-    async def _follow(self, draft: Draft, judgement: Judgement, result: Result) -> None:
-        """Merges a result into the job and goes where the judgement says."""
+    async def _follow(self, draft: Draft, judgement: Judgement, result: Result, failure: Failure) -> None:
+        """Merges a result into the job and goes where the judgement says; `failure` is kept where that is no good end."""
         job = draft.job
-        draft.set(state_history={**job.state_history, **result.data}, error_message=judgement.reason or job.error_message)
+        draft.set(
+            state_history={**job.state_history, **result.data},
+            error_message=judgement.reason,
+            cancel_of=None,
+        )
         if judgement.verdict is Verdict.NEXT:
             assert judgement.state is not None
             draft.enter(judgement.state)
-            await self.go_on(draft)
+            if job.pause_requested:
+                draft.pause()
+                await self.commit(draft.commit())
+            else:
+                await self.go_on(draft)
             return
-        draft.end(JobStatus(judgement.verdict.value), judgement.reason)
+        ends = JobStatus(judgement.verdict.value)
+        draft.end(ends, judgement.reason, None if ends is JobStatus.CANCELLED else failure)
         await self.commit(draft.commit())
 
     async def _retry(self, draft: Draft, info: TaskInfo, reason: str | None, worker_id: str | None) -> None:
@@ -242,7 +235,7 @@ class Engine(Executor):
 
     async def _take_branch(self, job_id: str, fanout_id: str, task_id: str, result: Result, meta: Mapping[str, Any]) -> None:
         key = resume_key(task_id)
-        if result.status == Result.FAILURE or "type" not in meta:
+        if result.status in (Result.FAILURE, Result.TIMEOUT) or "type" not in meta:
             record = await self.store.get_task(task_id)
             if record is None:
                 await self.store.settle([key])
@@ -297,19 +290,23 @@ class Engine(Executor):
             details={"type": info.type, **details},
         )
 
-    async def attempt_lost(self, info: TaskInfo, reason: str, worker_id: str | None = None) -> None:
+    async def attempt_lost(self, info: TaskInfo, reason: str, worker_id: str | None = None, *, alone: bool = True) -> None:
         """The worker of a claimed attempt is gone: the next attempt is dispatched at once, and deaths are counted.
 
-        After more than JOB_MAX_RETRIES deaths the task itself is suspected of killing its workers.
+        After JOB_MAX_RETRIES deaths it is a suspect, with all that ran beside it: suspects run one at a time, and the one that
+        loses its worker then is taken for the task that kills them; unless something else is as likely.
+
+        Args:
+            alone: whether nothing that was beside it is as likely to have done it.
         """
-        now = self.clock()
-        poison = info.deaths >= self.settings.job_max_retries
-        again = info.again(died=True, now=now, avoid=worker_id)
+        now, most = self.clock(), self.settings.job_max_retries
+        poison = is_poison(info, most, alone=alone)
+        again = suspected(info.again(died=True, now=now, avoid=worker_id), most)
         if info.branch is None:
-            while not await self._task_lost(info, again, reason, poison):
+            while not await self._task_lost(info, again, reason, poison, worker_id):
                 pass  # something else about the job has changed meanwhile
         elif poison:
-            result = Result.failure("WORKER_LOST", f"{reason} ({info.deaths + 1} times)")
+            result = Result.failure(FailureCode.WORKER_LOST, f"{reason} ({info.deaths + 1} times)")
             meta = {"attempt": info.attempt, "type": info.type, "worker_id": worker_id}
             assert info.fanout_id is not None
             await self._take_branch(info.job_id, info.fanout_id, info.id, result, meta)
@@ -320,37 +317,40 @@ class Engine(Executor):
         if worker_id is not None:  # last: whoever repeats this after a crash counts it, and nobody else
             await self.store.note_outcome(worker_id, LOST, now)
 
-    async def _task_lost(self, info: TaskInfo, again: TaskInfo, reason: str, poison: bool) -> bool:
+    async def _task_lost(self, info: TaskInfo, again: TaskInfo, reason: str, poison: bool, worker_id: str | None) -> bool:
         """The same for a single dispatch; false where another change of the job came first."""
         job = await self.store.load(info.job_id)
         if job is None or not isinstance(job.waiting, TaskInfo) or job.waiting.id != info.id:
             return True
+        info = job.waiting  # its transitions may have been moved to other states meanwhile
         draft = Draft(job, self.clock(), self.compiler)
         draft.drop_tasks.append(info.id)
-        draft.event("task_lost", state=job.current_state, task_id=info.id, attempt=info.attempt, details={"reason": reason})
-        if not poison:
+        judgement = Judgement(Verdict.RETRY)
+        if job.cancel_of == info.id:
+            draft.set(cancel_of=None)
+            judgement = by_transition(info.transitions, Result.CANCELLED, reason, "")
+        elif poison:
+            judgement = exhausted(info, f"{reason}, {info.deaths + 1} times: does the task kill its worker?")
+            draft.set(error_message=judgement.reason)
+        fields = {"state": job.current_state, "next_state": judgement.state, "attempt": info.attempt}
+        draft.event("task_lost", task_id=info.id, worker_id=worker_id, details={"reason": reason, "type": info.type}, **fields)
+        if judgement.verdict is Verdict.RETRY:
+            again = replace(again, transitions=info.transitions)
             draft.set(waiting=again)
             draft.task(again, await self._capability(again))
-            return await self.commit(draft.commit())
-        judgement = exhausted(info, f"{reason}, {info.deaths + 1} times: does the task kill its worker?")
-        if judgement.verdict is Verdict.NEXT:
+        elif judgement.verdict is Verdict.NEXT:
             assert judgement.state is not None
-            draft.set(error_message=judgement.reason)
-            draft.enter(judgement.state)
-            draft.messages.append(self.compiler.step_message(job.id, draft.next_version, draft.now))
+            draft.go_to(judgement.state)
         else:
-            draft.end(JobStatus.QUARANTINED, judgement.reason)
+            ends = JobStatus(judgement.verdict.value)
+            failure = None if ends is JobStatus.CANCELLED else over_task(info, FailureCode.WORKER_LOST, worker_id)
+            draft.end(ends, judgement.reason, failure)
         return await self.commit(draft.commit())
 
 
-def _result(envelope: Any, is_plain: bool) -> Result:
-    """The envelope that a message carries. What a plain Celery task returns is data, whatever it looks like.
-
-    Envelopes of ours carry `meta`, which tells them from a plain task's value.
-    """
-    if is_plain and not (isinstance(envelope, Mapping) and "meta" in envelope):
-        return Result.success(_data(envelope))
-    return Result.from_value(envelope)
+def _result(envelope: Any, *, is_plain: bool) -> Result:
+    """What a task has answered. What a plain Celery task returns is data, whatever it looks like."""
+    return Result.success(_data(envelope)) if is_plain else Result.from_value(envelope)
 
 
 def _data(value: Any) -> JSON:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
 import json
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -26,14 +24,15 @@ from avtomatika.blueprint.blueprint import Blueprint
 from avtomatika.blueprint.context import JobContext
 from avtomatika.blueprint.registry import BlueprintRegistry
 from avtomatika.broker.publisher import Publisher
-from avtomatika.compiler import Compiler
+from avtomatika.compiler import Compiler, step_key
+from avtomatika.engine.approvals import ask
 from avtomatika.engine.attempts import assert_plain, first_attempt
 from avtomatika.engine.dispatch import Dispatcher
-from avtomatika.engine.draft import Draft, deadline_timer, new_job_commit
+from avtomatika.engine.draft import Draft, deadline_timer, new_job, new_job_commit
 from avtomatika.engine.fanout import Aggregated, fan_out_of
-from avtomatika.engine.verdict import backoff
-from avtomatika.errors import HandlerError, StoreUnavailableError, UnknownBlueprintError
-from avtomatika.jobs import JSON, Approval, FanOut, Job, JobStatus, RetryPolicy, SubJob, TaskInfo, Timer, new_id
+from avtomatika.engine.mishaps import handler_raised, quarantine
+from avtomatika.errors import FailureCode, HandlerError, StoreUnavailableError, StrandedError, UnknownBlueprintError
+from avtomatika.jobs import JSON, Failure, FanOut, Job, JobStatus, SubJob, TaskInfo
 from avtomatika.settings import Settings
 from avtomatika.state.base import Commit, CommitResult, Store
 
@@ -98,10 +97,22 @@ class Executor:
         done = await self._persist(commit)
         if not done.applied:
             if commit.boot_id is not None:
-                await self.store.release_job(commit.job.id, commit.boot_id)
+                await self.give_back(commit.job.id)
             return False
         await self.after(done)
         return True
+
+    async def give_back(self, job_id: str) -> None:
+        """Lets go of a job whose message was not carried out to its end, and makes sure that another message goes on with it.
+
+        Commits on the way have settled the message that began the run, so that repeating that one would do nothing.
+        """
+        job = await self.store.load(job_id)
+        message = None
+        if job is not None and job.status is JobStatus.RUNNING and job.waiting is None:
+            known = await self.store.ledger_get(step_key(job_id, job.version))
+            message = self.compiler.step_message(job_id, job.version, self.clock()) if known is None else None
+        await self.after(await self.store.release_job(job_id, self.boot_id, message, self.clock()))
 
     async def after(self, done: CommitResult) -> None:
         """What follows from an applied change: messages to publish, tasks to place, workers to stop."""
@@ -159,7 +170,7 @@ class Executor:
         deciding = asyncio.ensure_future(self._decide(commit.job, None))
         try:
             await asyncio.wait({deciding}, timeout=TOGETHER_SECONDS)
-            if deciding.done() and deciding.exception() is None:
+            if deciding.done() and not deciding.cancelled() and deciding.exception() is None:
                 after = await self._carry_out(opening, deciding.result(), None)
                 if after is not None:
                     await self.run(after)
@@ -168,6 +179,11 @@ class Executor:
                 return
             try:
                 decision = await deciding
+            except asyncio.CancelledError:
+                if not _let_out():
+                    raise
+                await self._handler_raised(self.draft(commit.job), RuntimeError(_LET_OUT), None)
+                return
             except Exception as exc:
                 await self._handler_raised(self.draft(commit.job), exc, None)
                 return
@@ -194,25 +210,29 @@ class Executor:
             commit = draft.commit(keep_claim=goes_on)
             _assert_json(commit.job, base.job.current_state if aggregated is None else aggregated.state)
         except HandlerError as exc:
-            self._quarantine(base, str(exc))
+            quarantine(base, str(exc), Failure(FailureCode.HANDLER_ERROR, base.job.step_failures + 1))
             commit, goes_on = base.commit(), False
         applied = await self.commit(commit)
         return commit.job if applied and goes_on else None
 
     async def _handler_raised(self, draft: Draft, exc: Exception, aggregated: Aggregated | None) -> None:
-        if isinstance(exc, HandlerError):
-            self._quarantine(draft, str(exc))
-        else:
-            self._handler_failed(draft, exc, aggregated)
+        job = draft.job
+        state = job.current_state if aggregated is None else aggregated.state
+        loaded = self.blueprints.get(job.blueprint_name).version if job.blueprint_name in self.blueprints else ""
+        handler_raised(draft, exc, state, self.settings, loaded, aggregates=aggregated is not None)
         await self.commit(draft.commit())
 
     async def _decide(self, job: Job, aggregated: Aggregated | None) -> Decision:
-        blueprint = self._blueprint(job.blueprint_name)
+        blueprint = self._blueprint(job.blueprint_name, StrandedError)
         context = self._context(job, blueprint, aggregated)
         handler = blueprint.select(context) if aggregated is None else blueprint.aggregator(aggregated.state)
         began = time.perf_counter()
         try:
             value = await handler.call(context)
+        except asyncio.CancelledError as exc:
+            if not _let_out():
+                raise
+            raise RuntimeError(_LET_OUT) from exc
         except (SystemExit, KeyboardInterrupt, MemoryError) as exc:  # a handler's, not ours: it must not end the orchestrator
             raise RuntimeError(f"{type(exc).__name__}: {exc}") from exc
         duration = round((time.perf_counter() - began) * 1000, 3)
@@ -229,11 +249,11 @@ class Executor:
             )
         return Decision(action, context.state_history, value, handler.is_end, duration)
 
-    def _blueprint(self, name: str) -> Blueprint:
+    def _blueprint(self, name: str, missing: type[HandlerError] = HandlerError) -> Blueprint:
         try:
             return self.blueprints.get(name)
         except UnknownBlueprintError as exc:
-            raise HandlerError(f"this orchestrator does not know the blueprint: {exc}") from None
+            raise missing(f"this orchestrator does not know the blueprint: {exc}") from None
 
     def _context(self, job: Job, blueprint: Blueprint, aggregated: Aggregated | None) -> JobContext:
         # Deep copies: what a handler changes counts only if its step is committed.
@@ -252,6 +272,8 @@ class Executor:
     async def _apply(self, draft: Draft, decision: Decision, aggregated: Aggregated | None) -> bool:
         """Puts a decision into the draft; true where the job goes on at once."""
         draft.set(state_history=decision.state_history)
+        if draft.job.step_failures:  # it has worked at last
+            draft.set(error_message=None)
         if aggregated is not None:
             draft.leave_waiting()
             draft.set(current_state=aggregated.state)
@@ -276,7 +298,7 @@ class Executor:
             case RunBlueprint() as action:
                 self._run_child(draft, action, state)
             case AwaitApproval() as action:
-                self._ask_person(draft, action, state)
+                await ask(draft, action, state, self.store, self.settings)
         return False
 
     async def _capability(self, info: TaskInfo) -> str | None:
@@ -308,65 +330,38 @@ class Executor:
         blueprint = self._blueprint(action.blueprint_name)
         assert_plain(f"initial_data of blueprint {action.blueprint_name!r}", action.initial_data)
         parent = draft.job
-        child = Job(
-            id=new_id(),
-            blueprint_name=blueprint.name,
-            current_state=start_state(blueprint),
+        child = new_job(
+            blueprint,
+            self.settings,
+            draft.now,
             initial_data=action.initial_data,
             client=parent.client,
             priority=parent.priority,
             tags=parent.tags,
             parent_job_id=parent.id,
             tracing_context=parent.tracing_context,
-            created_at=draft.now,
-            updated_at=draft.now,
         )
         draft.wait(JobStatus.WAITING_FOR_SUB_JOB, SubJob(child.id, blueprint.name, action.transitions))
         draft.set(child_job_ids=(*parent.child_job_ids, child.id))
         draft.event("sub_job_started", state=state, details={"job_id": child.id, "blueprint": blueprint.name})
         draft.children.append(new_job_commit(child, self.compiler, draft.now))
 
-    def _ask_person(self, draft: Draft, action: AwaitApproval, state: str) -> None:
-        token = secrets.token_urlsafe(32)
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        approval = Approval(new_id(), action.integration, action.message, action.transitions, digest, draft.now)
-        draft.wait(JobStatus.WAITING_FOR_HUMAN, approval)
-        details = {"message": action.message, "integration": action.integration, "decisions": sorted(action.transitions)}
-        draft.event("approval_requested", state=state, details=details)
 
-    def _quarantine(self, draft: Draft, reason: str) -> None:
-        logger.warning("job quarantined: %s", reason, extra={"action": "quarantine", "job_id": draft.job.id})
-        draft.leave_waiting()
-        draft.end(JobStatus.QUARANTINED, reason)
+_LET_OUT = "CancelledError: the handler let the cancellation of something that it awaited out"
 
-    def _handler_failed(self, draft: Draft, exc: Exception, aggregated: Aggregated | None) -> None:
-        """A handler raised: again after a pause, or quarantine once it has failed too often in a row."""
-        job = draft.job
-        failures = job.step_failures + 1
-        reason = f"handler of state {job.current_state!r} raised {type(exc).__name__}: {exc}"
-        logger.warning(reason, exc_info=exc, extra={"action": "handler_failed", "job_id": job.id})
-        if failures > self.settings.job_max_retries:
-            self._quarantine(draft, f"{reason} ({failures} times in a row)")
-            return
-        wait = backoff(RetryPolicy(), failures, self.settings.retry_backoff_seconds)
-        draft.set(status=JobStatus.AWAITING_RETRY, step_failures=failures, retry_count=job.retry_count + 1, error_message=reason)
-        draft.event("handler_retry", state=job.current_state, attempt=failures, details={"reason": reason})
-        kind = "step" if aggregated is None else "aggregate"
-        draft.timers.append(Timer(kind, f"{job.id}|{draft.next_version}", draft.now + wait))
+
+def _let_out() -> bool:
+    """Whether a cancellation is a handler's, and not this process's."""
+    this = asyncio.current_task()
+    return this is not None and not this.cancelling()
 
 
 def _assert_json(job: Job, state: str) -> None:
     try:
         json.dumps(job.state_history, allow_nan=False)
         json.dumps(job.result, allow_nan=False)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise HandlerError(
             f"the handler of state {state!r} left something in state_history (or returned something) "
             f"that is not JSON: {exc}; keep plain values there, and references to everything else"
         ) from None
-
-
-def start_state(blueprint: Blueprint) -> str:
-    """The start state of a registered blueprint, which always has one."""
-    assert blueprint.start_state is not None
-    return blueprint.start_state

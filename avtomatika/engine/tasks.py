@@ -11,9 +11,12 @@ from celery import Celery, Task
 from celery.exceptions import BackendError
 from redis.exceptions import RedisError
 
-from avtomatika.compiler import AGGREGATE, CHILD_ENDED, RESUME, RESUME_ERROR, STEP
+from avtomatika.compiler import AGGREGATE, CANCEL, CHILD_ENDED, RESUME, RESUME_ERROR, STEP, cancel_key
 from avtomatika.engine.fleet import envelope_of_failure
-from avtomatika.errors import StoreUnavailableError
+from avtomatika.engine.orders import Orders
+from avtomatika.errors import StoreUnavailableError, UnknownJobError, WrongStateError
+from avtomatika.holdings import holdings
+from avtomatika.jobs import Result
 from avtomatika.worker.pool import Requeue, TaskRequest
 from avtomatika.worker.requests import request_of
 
@@ -24,21 +27,30 @@ logger = logging.getLogger(__name__)
 
 
 class ControlTask(Task):
-    """A control message. It runs on the pool's loop; under Celery's own pools on a loop beside them."""
+    """A control message. It runs on the pool's loop; under Celery's own pools on a loop beside them.
+
+    Attributes:
+        claims: it claims the job, so that the claim has to be given back where it is not carried out to its end.
+    """
 
     abstract = True
     acks_late = True
     ignore_result = True
     typing = False
+    claims = True
     runtime: Runtime
 
     async def run_async(self, request: TaskRequest) -> None:
+        with holdings().job(request.kwargs["job_id"]):
+            await self._carry_out(request)
+
+    async def _carry_out(self, request: TaskRequest) -> None:
         job_id = request.kwargs["job_id"]
         wait = 0.1
         interrupted = False
         while True:
             try:
-                if interrupted:
+                if interrupted and self.claims:
                     await self.runtime.engine.give_back(job_id)
                     interrupted = False
                 await self.handle(*request.args, **request.kwargs)
@@ -61,6 +73,8 @@ class ControlTask(Task):
                 raise
 
     async def _give_back(self, job_id: str) -> None:
+        if not self.claims:
+            return
         try:
             await self.runtime.engine.give_back(job_id)
         except StoreUnavailableError:
@@ -97,7 +111,7 @@ class ResumeError(ControlTask):
             envelope = await asyncio.to_thread(envelope_of_failure, self.runtime.settings, task_id)
         except (BackendError, OSError, RedisError) as exc:
             raise StoreUnavailableError(f"the fleet's result backend does not answer: {exc}") from exc
-        await self.runtime.engine.resume(job_id, task_id, {**envelope, "meta": {}}, fanout_id)
+        await self.runtime.engine.resume_plain(task_id, None, Result.from_value(envelope))
 
 
 class Aggregate(ControlTask):
@@ -114,9 +128,23 @@ class ChildEnded(ControlTask):
         return self.runtime.engine.child_ended(job_id, child_id)
 
 
+class Cancel(ControlTask):
+    """A job that is cancelled has its child cancelled, too."""
+
+    name = CANCEL
+    claims = False
+
+    async def handle(self, *, job_id: str, who: str = "", force: bool = False) -> None:
+        key = cancel_key(job_id)
+        try:
+            await Orders(self.runtime.engine).cancel(job_id, who=who, force=force, settles=(key,))
+        except (UnknownJobError, WrongStateError):  # it has ended by itself
+            await self.runtime.engine.store.settle([key])
+
+
 def register(app: Celery, runtime: Runtime) -> None:
     """Registers the engine's tasks with an app."""
-    for cls in (Step, Resume, ResumeError, Aggregate, ChildEnded):
+    for cls in (Step, Resume, ResumeError, Aggregate, ChildEnded, Cancel):
         task = cls()
         task.runtime = runtime
         app.register_task(task)

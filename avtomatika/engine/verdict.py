@@ -9,9 +9,10 @@ from enum import StrEnum
 
 from avtomatika.errors import ErrorCode
 from avtomatika.jobs import Result, RetryPolicy, TaskInfo
-from avtomatika.results import TIMED_OUT
+from avtomatika.results import TIMED_OUT, TIMEOUT
 
-MAX_BACKOFF_SECONDS = 60.0
+#: What can be tried again at all.
+_RETRIED = (Result.FAILURE, Result.TIMEOUT)
 
 
 class Verdict(StrEnum):
@@ -38,17 +39,24 @@ def judge(info: TaskInfo, result: Result, max_retries: int) -> Judgement:
         max_retries: JOB_MAX_RETRIES, for a policy that sets no max_attempts.
     """
     reason = _reason(info, result)
-    if result.status == Result.FAILURE:
-        code = result.error.code if result.error is not None else ""
-        if code == ErrorCode.INVALID_INPUT:
-            return Judgement(Verdict.FAILED, reason=reason)
-        if code == ErrorCode.PERMANENT:
-            return exhausted(info, reason)
-        if code in ("", ErrorCode.TRANSIENT):
-            if may_retry(info, max_retries):
-                return Judgement(Verdict.RETRY, reason=reason)
+    code = code_of(result)
+    if result.status == Result.FAILURE and code == ErrorCode.INVALID_INPUT:
+        return Judgement(Verdict.FAILED, reason=reason)
+    if result.status in _RETRIED and info.retries.retries(code):
+        if may_retry(info, max_retries):
+            return Judgement(Verdict.RETRY, reason=reason)
+        if result.status != Result.TIMEOUT or Result.TIMEOUT not in info.transitions:
             return exhausted(info, f"{reason} (after {attempts(info)} attempts)")
+    elif result.status == Result.FAILURE and code in ("", ErrorCode.TRANSIENT, ErrorCode.PERMANENT):
+        return exhausted(info, reason)
     return by_transition(info.transitions, result.status, reason, f"task {info.type!r}")
+
+
+def code_of(result: Result) -> str:
+    """The code of a result's error, which says what is done about it; '' where there is none."""
+    if result.status == Result.TIMEOUT:
+        return TIMEOUT
+    return result.error.code if result.error is not None else ""
 
 
 def by_transition(transitions: Mapping[str, str], status: str, reason: str | None, what: str) -> Judgement:
@@ -73,11 +81,8 @@ def exhausted(info: TaskInfo, reason: str | None) -> Judgement:
 
 
 def judge_branch(info: TaskInfo, result: Result, max_retries: int) -> Verdict:
-    """RETRY for what its error class says is worth it; everything else ends the branch (NEXT)."""
-    if result.status != Result.FAILURE:
-        return Verdict.NEXT
-    code = result.error.code if result.error is not None else ""
-    retried = code in ("", ErrorCode.TRANSIENT) and may_retry(info, max_retries)
+    """RETRY for what its policy says is worth it; everything else ends the branch (NEXT)."""
+    retried = result.status in _RETRIED and info.retries.retries(code_of(result)) and may_retry(info, max_retries)
     return Verdict.RETRY if retried else Verdict.NEXT
 
 
@@ -92,10 +97,10 @@ def may_retry(info: TaskInfo, max_retries: int) -> bool:
 
 
 def backoff(policy: RetryPolicy, failures: int, default: float) -> float:
-    """Seconds to wait after that many failures: doubling up to a minute, with jitter of a quarter either way."""
+    """Seconds to wait after that many failures: doubling up to the policy's longest, with its jitter."""
     base = policy.backoff_seconds if policy.backoff_seconds is not None else default
-    wait = min(MAX_BACKOFF_SECONDS, base * 2.0 ** min(failures - 1, 30))
-    return wait * random.uniform(0.75, 1.25)
+    wait = min(policy.max_backoff_seconds, base * 2.0 ** min(failures - 1, 30))
+    return wait * random.uniform(1 - policy.jitter, 1 + policy.jitter)
 
 
 def said_of(result: Result) -> str | None:

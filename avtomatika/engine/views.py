@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from avtomatika.jobs import JSON, Approval, Event, FanOut, Job, Result, SubJob, TaskInfo, TaskState, WorkerRecord
+from avtomatika.deliveries import Delivery, DeliveryStatus, end_id
+from avtomatika.jobs import JSON, Approval, Event, Failure, FanOut, Job, Result, SubJob, TaskInfo, TaskState, WorkerRecord
 from avtomatika.state.base import Reputation, Store, TaskRecord
 
 #: Of how many open branches each one's state is looked up.
@@ -47,6 +48,7 @@ async def job_view(job: Job, service: Reads) -> JSON:
     """A job with what it waits for right now, and why."""
     task = await service.store.get_task(job.waiting.id) if isinstance(job.waiting, TaskInfo) else None
     branches = await _branches(job, service) if isinstance(job.waiting, FanOut) else _Branches()
+    request = await service.store.delivery(job.waiting.id) if isinstance(job.waiting, Approval) else None
     return {
         **job_summary(job),
         "initial_data": job.initial_data,
@@ -54,8 +56,13 @@ async def job_view(job: Job, service: Reads) -> JSON:
         "result": job.result,
         "progress": _progress(job, task, branches.done),
         "current_task": await _current_task(job, task, service),
-        "waiting_for": _waiting_for(job, branches),
+        "waiting_for": _waiting_for(job, branches, request),
+        "webhook": await _webhook(job, service),
+        "code": job.failure.code if job.failure is not None else None,
+        "deadline_at": timestamp(job.deadline_at),
+        "blueprint_version": job.blueprint_version or None,
         "cancel_requested": job.cancel_requested,
+        "pause_requested": job.pause_requested,
         "client": job.client.name,
     }
 
@@ -78,6 +85,38 @@ def job_summary(job: Job) -> JSON:
     }
 
 
+def quarantined_view(job: Job, since: float) -> JSON:
+    """A quarantined job, and why it is there."""
+    failure = job.failure or Failure()
+    return {
+        "id": job.id,
+        "blueprint_name": job.blueprint_name,
+        "error_message": job.error_message,
+        "code": failure.code or None,
+        "task": (failure.task or {}).get("type"),
+        "attempts": failure.attempts,
+        "current_state": job.current_state,
+        "quarantined_at": timestamp(since),
+        "retry_count": job.retry_count,
+    }
+
+
+def quarantined_details(job: Job) -> JSON:
+    """The same with what it takes to understand it: the attempt with its params, the job's data and version."""
+    failure = job.failure or Failure()
+    return {
+        **quarantined_view(job, job.updated_at),
+        "last_attempt": failure.task,
+        "initial_data": job.initial_data,
+        "state_history": job.state_history,
+        "blueprint_version": job.blueprint_version or None,
+        "parent_job_id": job.parent_job_id,
+        "tags": list(job.tags),
+        "client": job.client.name,
+        "created_at": timestamp(job.created_at),
+    }
+
+
 def event_view(event: Event) -> JSON:
     return {**event.to_dict(), "timestamp": timestamp(event.timestamp)}
 
@@ -88,6 +127,7 @@ def worker_view(worker: WorkerRecord, reputation: Reputation | None = None) -> J
     return {
         "worker_id": worker.id,
         "worker_type": worker.type,
+        "http": worker.http,
         "status": worker.status,
         "tasks": list(worker.tasks),
         "supported_tasks": list(worker.supported_tasks),
@@ -182,7 +222,32 @@ async def _branches(job: Job, service: Reads) -> _Branches:
     return found
 
 
-def _waiting_for(job: Job, branches: _Branches) -> JSON | None:
+async def _webhook(job: Job, service: Reads) -> JSON | None:
+    """Who is told of the job's last end, and how that went; before an end nothing was tried."""
+    if job.webhook_url is None:
+        return None
+    told = await service.store.delivery(end_id(job.id, job.version)) if job.status.is_terminal else None
+    return {"url": job.webhook_url, **_delivery(told)}
+
+
+def _delivery(delivery: Delivery | None) -> JSON:
+    if delivery is None:
+        return {"status": DeliveryStatus.PENDING.value, "attempts": [], "next_attempt_at": None}
+    return {
+        "status": delivery.status.value,
+        "attempts": [
+            {
+                "at": timestamp(attempt.at),
+                **({"status_code": attempt.status_code} if attempt.status_code is not None else {"error": attempt.error}),
+                "duration_ms": attempt.duration_ms,
+            }
+            for attempt in delivery.attempts
+        ],
+        "next_attempt_at": None if delivery.is_over else timestamp(delivery.due),
+    }
+
+
+def _waiting_for(job: Job, branches: _Branches, request: Delivery | None) -> JSON | None:
     match job.waiting:
         case FanOut() as fanout:
             return {
@@ -199,13 +264,16 @@ def _waiting_for(job: Job, branches: _Branches) -> JSON | None:
             }
         case SubJob(job_id=child, blueprint_name=name):
             return {"kind": "sub_job", "job_id": child, "blueprint_name": name}
-        case Approval(integration=integration, message=message, transitions=transitions, asked_at=asked):
+        case Approval() as approval:
             return {
                 "kind": "approval",
-                "integration": integration,
-                "message": message,
-                "decisions": sorted(transitions),
-                "asked_at": timestamp(asked),
+                "integration": approval.integration,
+                "message": approval.message,
+                "decisions": sorted(approval.transitions),
+                "asked_at": timestamp(approval.asked_at),
+                "deadline_at": timestamp(approval.deadline_at),
+                "on_timeout": approval.on_timeout,
+                "request": _delivery(request),
             }
         case _:
             return None

@@ -11,57 +11,76 @@ from avtomatika.broker.messages import published_again
 from avtomatika.broker.probe import QueueProbe
 from avtomatika.broker.queues import direct_queue_name
 from avtomatika.compiler import to_priority
+from avtomatika.engine.approvals import give_up
+from avtomatika.engine.attempts import stood_out
+from avtomatika.engine.courier import Courier
 from avtomatika.engine.draft import Draft, entry_of
+from avtomatika.engine.endings import time_out
 from avtomatika.engine.leadership import Leadership
 from avtomatika.engine.reputation import recompute
 from avtomatika.engine.results import Engine
+from avtomatika.engine.schedules import Scheduler
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import FanOut, JobStatus, Message, Result, TaskInfo, TaskState, Timer
 from avtomatika.results import TIMED_OUT
 from avtomatika.state.base import TaskRecord
+from avtomatika.state.values import is_disowned
 
 logger = logging.getLogger(__name__)
 
 LOCK = "housekeeping"
 LOCK_SECONDS = 10.0
 TICK_SECONDS = 0.5
+#: Ended jobs whose retention has passed: so many are forgotten in one call, and at most so many in one round.
+FORGOTTEN_AT_ONCE = 200
+MAX_FORGOTTEN = 4000
 
 
 class Watcher:
     """Runs `tick` twice a second and `repair` every WATCHER_INTERVAL_SECONDS while it holds the lock."""
 
-    def __init__(self, engine: Engine, probe: QueueProbe) -> None:
+    def __init__(self, engine: Engine, probe: QueueProbe, scheduler: Scheduler | None = None) -> None:
         self.engine = engine
         self.store = engine.store
         self.settings = engine.settings
         self.probe = probe
+        self.scheduler = scheduler
+        self.courier = Courier(engine)
         self.leadership = Leadership(self.store, LOCK, engine.boot_id, LOCK_SECONDS, lambda: engine.clock())
         self._next_repair = 0.0
         self._next_reputation = 0.0
-        self._expiry_checked = 0.0
+        self._store_was_away = False
+        self._judges_from = 0.0
 
     async def run(self) -> None:
         """Until cancelled. A store that is away is waited for."""
+        # Beside the rounds, so that a long repair keeps no schedule waiting.
+        beside = asyncio.ensure_future(self.scheduler.run(lambda: self.leadership.held)) if self.scheduler is not None else None
         try:
             while True:
                 try:
                     await self.round()
                 except StoreUnavailableError as exc:
+                    self._store_was_away = True
                     logger.warning("housekeeping waits for the state store: %s", exc, extra={"action": "watch"})
                 except Exception:
                     logger.exception("a round of housekeeping failed; the next one goes on", extra={"action": "watch"})
                 await asyncio.sleep(TICK_SECONDS)
         finally:
+            if beside is not None:
+                beside.cancel()
+            self.courier.stop()
             await asyncio.shield(self.leadership.leave())
 
     async def round(self) -> None:
         """One round: places what waits for a worker, as every orchestrator may; then, under the lock, does what is due."""
         await self.engine.dispatcher.look()
-        if await self.lead():
-            await self.leadership.during(self._housekeep())
+        if not (await self.lead() and await self.leadership.during(self._housekeep())):
+            self.courier.stop()
 
     async def _housekeep(self) -> None:
         await self.tick()
+        await self.courier.round()
         now = self.engine.clock()
         if now >= self._next_repair:
             self._next_repair = now + self.settings.watcher_interval_seconds
@@ -87,10 +106,21 @@ class Watcher:
             except Exception:  # it must not keep the others waiting
                 logger.exception("timer %s failed; it is tried again", timer.member, extra={"action": "timer"})
                 await self.store.set_timer(replace(timer, due=self.engine.clock() + self.settings.watcher_interval_seconds))
-        for boot_id in await self.store.ended_boots(self.engine.clock()):
-            await self.recover(boot_id)
+        if self._may_judge(self.engine.clock()):
+            for boot_id in await self.store.ended_boots(self.engine.clock()):
+                await self.recover(boot_id)
         for task_type in await self.store.unrouted_types():
             await self._route(task_type)
+        for _ in range(MAX_FORGOTTEN // FORGOTTEN_AT_ONCE):
+            if await self.store.forget_expired(self.engine.clock(), FORGOTTEN_AT_ONCE) < FORGOTTEN_AT_ONCE:
+                break
+
+    def _may_judge(self, now: float) -> bool:
+        """Whether silence means an end. While the store was away nobody could be heard: first each has time for a heartbeat."""
+        if self._store_was_away:
+            self._store_was_away = False
+            self._judges_from = now + self.settings.heartbeat + TICK_SECONDS
+        return now >= self._judges_from
 
     async def repair(self) -> None:
         """Repeats what did not arrive: outbox entries, control messages without an answer, attempts that nobody claimed."""
@@ -100,9 +130,8 @@ class Watcher:
         await self._repeat_lost([(message, at) for message, at in await self.store.ledger(before)], now)
         await self._redispatch_lost(await self.store.unclaimed(before), now)
         await self.engine.after(await self.store.sweep_leases(now))
-        if now - self._expiry_checked > 600:
-            self._expiry_checked = now
-            await self.store.forget_expired(now - self.settings.job_retention_seconds)
+        if self.settings.history_database_uri is None:  # else the history's writer drops what it has written
+            await self.store.trim_feed("", now - self.settings.job_retention_seconds)
 
     async def recover(self, boot_id: str) -> None:
         """Gives out again what an ended process held."""
@@ -110,20 +139,29 @@ class Watcher:
         assigned = await self.store.assigned(boot_id)
         if jobs or tasks or assigned:
             logger.warning(
-                "a process ended with %d jobs and %d tasks in its hands: they are given out again",
+                "a process ended with %d jobs and %d tasks in its hands, or knows nothing of them: they are given out again",
                 len(jobs),
                 len(tasks) + len(assigned),
                 extra={"action": "recover", "boot_id": boot_id},
             )
         for job_id, key in jobs.items():
             await self._recover_job(boot_id, job_id, key)
-        for task_id in tasks:
-            record = await self.store.get_task(task_id)
-            if record is not None and record.state is TaskState.CLAIMED and record.boot_id == boot_id:
-                await self.engine.attempt_lost(record.info, f"worker {record.worker_id} ended", record.worker_id)
-            await self.store.drop_claim(boot_id, task_id=task_id)
+        await self._recover_tasks(boot_id, tasks)
         await self._recover_assigned(assigned)
         await self.engine.after(await self.store.forget_boot(boot_id, self.engine.clock()))
+
+    async def _recover_tasks(self, boot_id: str, task_ids: Sequence[str]) -> None:
+        """Attempts that an ended process ran are given out again."""
+        found = {task_id: await self.store.get_task(task_id) for task_id in task_ids}
+        held = {i: r for i, r in found.items() if r is not None and r.state is TaskState.CLAIMED and r.boot_id == boot_id}
+        for task_id in task_ids:
+            record = held.get(task_id)
+            if record is not None and is_disowned(boot_id):  # no fault of the worker, nor of the task
+                await self.engine.attempt_lost(record.info, f"worker {record.worker_id} has no such attempt", alone=False)
+            elif record is not None:
+                alone = stood_out(record, (other for other in held.values() if other is not record))
+                await self.engine.attempt_lost(record.info, f"worker {record.worker_id} ended", record.worker_id, alone=alone)
+            await self.store.drop_claim(boot_id, task_id=task_id)
 
     async def _recover_assigned(self, task_ids: Sequence[str]) -> None:
         """Tasks in the direct queues of an ended process wait for a pick again, and nothing is left in those queues.
@@ -191,6 +229,13 @@ class Watcher:
                 return
             case "deadline":
                 await self._deadline_passed(timer.key)
+            case "cancel":
+                await self._not_stopped(timer.key)
+            case "job":
+                await time_out(self.engine, timer.key)
+            case "approval":
+                job_id, _, approval_id = timer.key.partition("|")
+                await give_up(self.engine, job_id, approval_id)
             case "timeout" | "dispatch":
                 await self._timed_out(timer)
             case _:
@@ -225,16 +270,19 @@ class Watcher:
     async def _task_due(self, key: str) -> None:
         """The pause before another attempt of a single dispatch is over."""
         job_id, _, task_id = key.partition("|")
-        job = await self.store.load(job_id)
-        if job is None or not isinstance(job.waiting, TaskInfo) or job.waiting.id != task_id:
-            return
-        if job.status is not JobStatus.AWAITING_RETRY:
-            return
-        draft = Draft(job, self.engine.clock(), self.engine.compiler)
-        draft.set(status=JobStatus.WAITING_FOR_WORKER)
-        info = job.waiting
-        draft.task(info, None if info.is_plain else await self.engine.capability_of(info.type))
-        await self.engine.commit(draft.commit())
+        while True:  # until no other change of the job comes first
+            job = await self.store.load(job_id)
+            if job is None or not isinstance(job.waiting, TaskInfo) or job.waiting.id != task_id:
+                return
+            if job.status is not JobStatus.AWAITING_RETRY:
+                return
+            info = job.waiting
+            capability = None if info.is_plain else await self.engine.capability_of(info.type)
+            draft = Draft(job, self.engine.clock(), self.engine.compiler)
+            draft.set(status=JobStatus.WAITING_FOR_WORKER)
+            draft.task(info, capability)
+            if await self.engine.commit(draft.commit()):
+                return
 
     async def _branch_due(self, task_id: str) -> None:
         record = await self.store.get_task(task_id)
@@ -265,6 +313,16 @@ class Watcher:
         await self._publish(self.engine.compiler.resume_message(record.info, envelope, now), now)
         if claimed and record.worker_id is not None:
             await self.store.note_outcome(record.worker_id, Result.TIMEOUT, now)
+
+    async def _not_stopped(self, task_id: str) -> None:
+        """An attempt was cancelled and has not ended within its grace: it is overruled."""
+        record = await self.store.get_task(task_id)
+        if record is None or record.state is TaskState.DONE:
+            return
+        error = {"code": "CANCELLED", "message": "cancelled; its worker did not stop in time"}
+        envelope = {"status": Result.CANCELLED, "data": {}, "error": error, "meta": {"worker_id": record.worker_id}}
+        now = self.engine.clock()
+        await self._publish(self.engine.compiler.resume_message(record.info, envelope, now), now)
 
     async def _repeat_lost(self, entries: Sequence[tuple[Message, float]], now: float) -> None:
         waiting = set()  # oldest first: where one is still in its queue, so are the younger ones behind it
@@ -317,6 +375,9 @@ class Watcher:
 
     async def _is_lost(self, record: TaskRecord) -> bool:
         now, capability = self.engine.clock(), await self.engine.capability_of(record.info.type)
+        worker = await self.store.worker(record.assigned_to or "", now)
+        if worker is not None and worker.http:  # there is no message: its poll looks into the store
+            return False
         message = self.engine.compiler.task_message(record.info, capability, now, record.assigned_to)
         return await self.probe.passed(message, record.dispatched_at)
 

@@ -5,10 +5,15 @@ Times are seconds since the epoch, UTC, given by the caller, so that a store nev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from typing import Protocol
 
 from avtomatika.jobs import JSON, Event, Job, JobStatus, Message, Result, TaskInfo, Timer, WorkerRecord
+from avtomatika.state.joblogs import LogStore
+from avtomatika.state.listed import ListedStore
+from avtomatika.state.outgoing import DeliveryStore, FeedStore
+from avtomatika.state.outgoing import OutboxStore as OutboxStore
+from avtomatika.state.schedules import ScheduleStore
 from avtomatika.state.values import WARM as WARM
 from avtomatika.state.values import Assignment as Assignment
 from avtomatika.state.values import AssignOutcome as AssignOutcome
@@ -19,9 +24,14 @@ from avtomatika.state.values import ClaimOutcome as ClaimOutcome
 from avtomatika.state.values import Commit as Commit
 from avtomatika.state.values import CommitResult as CommitResult
 from avtomatika.state.values import Entry as Entry
+from avtomatika.state.values import FeedEntry as FeedEntry
 from avtomatika.state.values import JobClaim as JobClaim
+from avtomatika.state.values import News as News
+from avtomatika.state.values import NewsKind as NewsKind
 from avtomatika.state.values import NewTask as NewTask
 from avtomatika.state.values import Order as Order
+from avtomatika.state.values import Progress as Progress
+from avtomatika.state.values import PullView as PullView
 from avtomatika.state.values import Reputation as Reputation
 from avtomatika.state.values import TaskClaim as TaskClaim
 from avtomatika.state.values import TaskRecord as TaskRecord
@@ -35,11 +45,15 @@ class JobStore(Protocol):
     async def load(self, job_id: str) -> Job | None:
         """The job; one that is claimed and pending is shown as running."""
 
+    async def is_claimed(self, job_id: str, now: float) -> bool:
+        """Whether a live process has the job in its hands."""
+
     async def claim_job(self, job_id: str, boot_id: str, now: float, key: str, *, version: int | None = None) -> JobClaim:
         """Loads a job and claims it for a process that is about to run its handler, for the control message `key`.
 
         A claim of a process whose boot has ended is taken over; one of the same boot is BUSY, too.
-        With `version`, another stored version is STALE; so are unknown and terminal jobs.
+        With `version`, another stored version is STALE; so are unknown and terminal jobs. A process that was counted as dead and
+        forgotten claims as a dead one: its claim is among `claims`, and its boot among `ended_boots`, until it registers again.
         """
 
     async def release_job(self, job_id: str, boot_id: str, message: Message | None = None, now: float = 0.0) -> CommitResult:
@@ -55,37 +69,90 @@ class JobStore(Protocol):
     ) -> Sequence[Job]:
         """Jobs, newest first (by created_at); `before` is exclusive and pages on."""
 
+    async def in_status(
+        self,
+        status: JobStatus,
+        *,
+        client: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        before: tuple[float, str] | None = None,
+    ) -> Sequence[tuple[str, float]]:
+        """(id, since when) of the jobs in a stored status, latest first; its cost does not depend on jobs in other ones.
+
+        Args:
+            before: (since when, id) of the last job of the page before; of those of one time the highest id comes first.
+        """
+
+    async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        """Those of the jobs that exist, in the order of the ids."""
+
     async def count_by_status(self) -> dict[JobStatus, int]: ...
 
-    async def events(self, job_id: str) -> Sequence[Event]:
-        """The job's history, oldest first."""
+    async def events(self, job_id: str, start: int = 0) -> Sequence[Event]:
+        """The job's history, oldest first, from the event at index `start` on."""
 
-    async def forget_expired(self, before: float, limit: int = 1000) -> int:
-        """Takes jobs whose records have expired out of the indexes; `before` bounds them by creation."""
+    def changes(self) -> AsyncGenerator[Collection[str]]:
+        """Ids of jobs as they get events, some at a time, for ever. The first answer is empty: from now on none is missed.
+
+        Empty answers may come in between. Where the store breaks off it raises StoreUnavailableError: begin anew, and look at
+        every job that matters.
+        """
+
+    async def forget_expired(self, now: float, limit: int = 200) -> int:
+        """Forgets ended jobs whose retention has passed, the longest ago first: records, events, indexes. Returns how many."""
 
     async def remember_request(self, client: str, key: str, digest: str, job_id: str, ttl: float) -> tuple[str, str]:
         """Binds an idempotency key to a request; returns (digest, job id) of whoever came first."""
+
+    async def remembered_job(self, client: str, key: str) -> str | None:
+        """The id of the job that an idempotency key is bound to."""
 
 
 class TaskStore(Protocol):
     async def get_task(self, task_id: str) -> TaskRecord | None: ...
 
     async def claim_task(
-        self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float, capability: str = ""
+        self,
+        task_id: str,
+        worker_id: str,
+        boot_id: str,
+        now: float,
+        default_timeout: float,
+        capability: str = "",
+        *,
+        handing: bool = False,
+        call: str | None = None,
     ) -> TaskClaim:
         """A worker is about to run this attempt. OK once; sets timeout_at, and its timer, from the attempt's own timeout.
 
         STALE, too, while it waits in the store, and for every worker but the one that it was assigned to. Others of its type
         that wait for their turn go to the queue in the same call. A process that was counted as dead and forgotten counts as
         alive again for a minute, so that its claim is given out again if it really ends.
+
+        Args:
+            handing: a facade claims it for an HTTP worker, and is about to hand it over (see `PullStore.delivered`).
+            call: an id of the caller's; whoever did not hear the answer gets the same one for the same id.
         """
 
     async def finish_task(
-        self, task_id: str, boot_id: str, result: Result, message: Message, now: float, outcome: str = ""
+        self,
+        task_id: str,
+        boot_id: str,
+        result: Result,
+        message: Message,
+        now: float,
+        outcome: str = "",
+        *,
+        call: str | None = None,
     ) -> CommitResult:
         """Records the result and publishes the message that carries it, in one call, if this boot holds the claim.
 
         Its leases end: what waited for them may go. `outcome` is noted for the worker's reputation (see `note_outcome`).
+
+        Args:
+            call: an id of the caller's; whoever did not hear the answer and asks again, within a minute, hears that it was
+                applied, though the attempt may be over and gone by then.
         """
 
     async def enter(self, task_id: str, entry: Entry, now: float) -> CommitResult:
@@ -133,7 +200,11 @@ class TaskStore(Protocol):
     async def release_task(self, task_id: str, boot_id: str, now: float) -> bool:
         """The worker gives an unfinished attempt back: it is DISPATCHED again, and another will take its message."""
 
-    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str) -> bool: ...
+    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str, status: str = "") -> bool:
+        """How far an attempt is, what it does, and as what an operation calls that (see `TaskStatus`)."""
+
+    async def progress_of(self, task_ids: Sequence[str]) -> dict[str, Progress]:
+        """What the workers of these attempts said last, where they have said something."""
 
     async def branch_done(
         self,
@@ -241,6 +312,12 @@ class WorkerStore(Protocol):
     async def claims(self, boot_id: str) -> tuple[dict[str, str], Sequence[str]]:
         """What a boot holds: {job id: key of the control message it was claimed for}, and task ids."""
 
+    async def disown(self, boot_id: str, jobs: dict[str, str], task_ids: Sequence[str], now: float) -> CommitResult:
+        """A live process says that it does not work on these, claimed for it: {job id: key of its control message}, and task ids.
+
+        They are claims of the boot `disowned_by(boot_id)` from now on, which has ended: the housekeeping gives them out again.
+        """
+
     async def drop_claim(self, boot_id: str, *, job_id: str | None = None, task_id: str | None = None) -> None:
         """Takes one entry off a boot's claims."""
 
@@ -249,6 +326,40 @@ class WorkerStore(Protocol):
 
         Unclaimed attempts with limits that only it knew wait in the store again: what nobody can take holds no lease of others.
         """
+
+
+class PullStore(Protocol):
+    """What facades need that hand tasks to HTTP workers. What such a worker runs is claimed for it, under its boot."""
+
+    async def worker(self, worker_id: str, now: float) -> WorkerRecord | None:
+        """One live process."""
+
+    async def pull_view(self, worker_id: str, now: float) -> PullView | None:
+        """A live HTTP worker with what it holds; None where no such one is registered."""
+
+    async def delivered(self, boot_id: str, task_id: str) -> None:
+        """The worker has got the attempt that was claimed for it."""
+
+    async def take_left_behind(self, boot_id: str, before: float, now: float) -> str | None:
+        """An attempt whose hand-over began before that time and is not confirmed, once: it is handed over anew."""
+
+    async def pending_stops(self, boot_id: str) -> dict[str, str]:
+        """What a process should stop, again each time: task id -> job id ('' where it is not known any more)."""
+
+    async def settle_stop(self, boot_id: str, task_id: str) -> None:
+        """It has stopped."""
+
+    def news(self) -> AsyncIterator[News]:
+        """What happens from now on, without an end; a store that is away is waited for."""
+
+    async def note_socket(self, name: str, until: float, now: float) -> None:
+        """A facade holds a WebSocket of a worker (``*``: one of the global token), and says so again before `until`."""
+
+    async def forget_socket(self, name: str, until: float) -> None:
+        """It holds it no longer; what another facade has said since stays."""
+
+    async def has_socket(self, worker_id: str, now: float, *, shared: bool) -> bool:
+        """Whether a facade holds a WebSocket of this HTTP worker, or (`shared`) one of the global token."""
 
 
 class TimerStore(Protocol):
@@ -260,27 +371,6 @@ class TimerStore(Protocol):
         """Drops a timer that has fired, unless it was set to another time meanwhile."""
 
 
-class OutboxStore(Protocol):
-    """Messages on their way: the outbox (not yet on the broker) and the ledger (published, not yet answered)."""
-
-    async def publish(self, message: Message, now: float) -> CommitResult:
-        """Publishes (or puts into the outbox) one message; one with a key goes into the ledger, replacing its older entry."""
-
-    async def outbox(self, older_than: float, limit: int = 1000) -> Sequence[tuple[str, Message]]: ...
-
-    async def outbox_messages(self, ids: Sequence[str]) -> Sequence[tuple[str, Message]]: ...
-
-    async def clear_outbox(self, ids: Sequence[str]) -> None: ...
-
-    async def ledger(self, published_before: float, limit: int = 1000) -> Sequence[tuple[Message, float]]:
-        """Control messages without an answer, oldest first, each with the time it was last published."""
-
-    async def ledger_get(self, key: str) -> Message | None: ...
-
-    async def settle(self, keys: Sequence[str]) -> None:
-        """Forgets ledger entries: their messages were answered, or can do nothing any more."""
-
-
 class LockStore(Protocol):
     async def acquire(self, name: str, holder: str, ttl: float) -> bool:
         """True where the holder has the lock now; one that had it before keeps it."""
@@ -290,9 +380,43 @@ class LockStore(Protocol):
     async def release(self, name: str, holder: str) -> bool: ...
 
 
-class Store(JobStore, TaskStore, WorkerStore, TimerStore, OutboxStore, LockStore, Protocol):
+class QuotaStore(Protocol):
+    """How often and how much clients ask."""
+
+    async def take_requests(self, key: str, rate: float, burst: int, now: float, count: int = 1) -> tuple[int, float]:
+        """Up to `count` requests of a token: how many may go, and where none may, the seconds until one may (0 otherwise).
+
+        `rate` requests a second go, and `burst` at once after a pause.
+        """
+
+    async def take_attempt(self, client: str, period: str, most: int, ttl: float) -> bool:
+        """Counts an attempt of a period, where fewer than `most` are; the count is kept for `ttl` seconds."""
+
+    async def return_attempt(self, client: str, period: str) -> None:
+        """Takes one off the count, never below none."""
+
+
+class Store(
+    JobStore,
+    LogStore,
+    ListedStore,
+    FeedStore,
+    TaskStore,
+    WorkerStore,
+    PullStore,
+    TimerStore,
+    OutboxStore,
+    DeliveryStore,
+    ScheduleStore,
+    LockStore,
+    QuotaStore,
+    Protocol,
+):
     """All concerns together: what `avtomatika.state.open_store` returns."""
 
     async def ping(self) -> None: ...
+
+    async def flush(self) -> None:
+        """Deletes everything in the namespace: for development alone."""
 
     async def close(self) -> None: ...

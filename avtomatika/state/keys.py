@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,10 @@ class Keys:
     def job_events(self, job_id: str) -> str:
         """LIST of events, oldest first."""
         return self._("job", job_id, "events")
+
+    def job_log(self, job_id: str) -> str:
+        """LIST of `LogLine`s, oldest first: the latest that what runs for the job has said."""
+        return self._("job", job_id, "log")
 
     def branches(self, job_id: str) -> str:
         """HASH: task id -> `<index>|<result or nothing>`, #fanout, #left."""
@@ -47,8 +52,17 @@ class Keys:
         return self._("lane", task_type, lane)
 
     def stops(self, boot_id: str) -> str:
-        """SET of tasks that a process should stop."""
+        """HASH: task that a process should stop -> its job."""
         return self._("stops", boot_id)
+
+    def handing(self, boot_id: str) -> str:
+        """ZSET of claimed attempts that are being handed to an HTTP worker, by the time of their claim."""
+        return self._("handing", boot_id)
+
+    @property
+    def news(self) -> str:
+        """Channel of `News`."""
+        return self._("news")
 
     def outcomes(self, worker_id: str) -> str:
         """LIST of `<time> <outcome>`, oldest first."""
@@ -78,6 +92,18 @@ class Keys:
     def lock(self, name: str) -> str:
         return self._("lock", name)
 
+    def requests(self, key: str) -> str:
+        """STRING: until when the requests of a token so far are paid for, in microseconds since the epoch."""
+        return self._("requests", key)
+
+    def attempts(self, client: str, period: str) -> str:
+        """STRING: how many jobs a client has asked for in a month."""
+        return self._("attempts", client, period)
+
+    def call(self, nonce: str) -> str:
+        """STRING: there for a minute after a call that must not count twice."""
+        return self._("call", nonce)
+
     def jobs_by_status(self, status: str) -> str:
         """ZSET of job ids by the time of their last change."""
         return self._("jobs", "status", status)
@@ -86,9 +112,19 @@ class Keys:
         """ZSET of job ids by creation."""
         return self._("jobs", "client", client)
 
+    def listed(self, blueprint: str, client: str | None = None, *, live: bool = False) -> str:
+        """ZSET of ids of a listed blueprint's jobs by creation; of those that have not ended by `listed.place_of`."""
+        name = self._("jobs", "live" if live else "of", blueprint)
+        return name if client is None else f"{name}:client:{client}"
+
+    @property
+    def held(self) -> str:
+        """HASH: blueprint -> since when its new jobs are held back, and by whom."""
+        return self._("held")
+
     def idempotency(self, client: str, key: str) -> str:
         """STRING: `<hash of the request> <job id>`."""
-        return self._("idempotency", client, key)
+        return self._("idempotency", quote(client, safe=""), key)
 
     @property
     def jobs(self) -> str:
@@ -96,8 +132,13 @@ class Keys:
         return self._("jobs")
 
     @property
+    def expiring(self) -> str:
+        """ZSET of `<job> <status> <client>` of ended jobs by the time at which they are forgotten."""
+        return self._("expiring")
+
+    @property
     def events(self) -> str:
-        """STREAM of every event of every job."""
+        """STREAM of every event of every job: e event, n its place in its job's list, j the job where it begins or ends."""
         return self._("events")
 
     @property
@@ -121,6 +162,11 @@ class Keys:
         return self._("workers")
 
     @property
+    def sockets(self) -> str:
+        """ZSET of workers (`*`: all HTTP workers) whose WebSocket a facade holds, by the time until which it says so."""
+        return self._("sockets")
+
+    @property
     def pins(self) -> str:
         """HASH: task -> capability."""
         return self._("pins")
@@ -134,6 +180,37 @@ class Keys:
     def ledger_at(self) -> str:
         """ZSET of those keys by the time of their last publish."""
         return self._("ledger", "at")
+
+    def delivery(self, delivery_id: str) -> str:
+        """HASH: v version, d record."""
+        return self._("delivery", delivery_id)
+
+    @property
+    def receivers(self) -> str:
+        """ZSET of receivers by the time at which the first of their deliveries is due; see guarded.lua."""
+        return self._("deliveries")
+
+    def deliveries_to(self, receiver: str) -> str:
+        """ZSET of a receiver's delivery ids by due time, of those that are not over."""
+        return self._("deliveries", receiver)
+
+    def schedule(self, name: str) -> str:
+        """HASH: d record, a anchor, at next due time, p pause, l last firing, n nonce."""
+        return self._("schedule", name)
+
+    @property
+    def schedules(self) -> str:
+        """HASH: schedule -> digest of its record, of all that there are."""
+        return self._("schedules")
+
+    @property
+    def schedules_due(self) -> str:
+        """ZSET of those that are not paused by their next due time."""
+        return self._("schedules", "due")
+
+    def secret(self, name: str) -> str:
+        """STRING: a secret of this installation."""
+        return self._("secret", name)
 
     @property
     def outbox(self) -> str:

@@ -7,18 +7,25 @@ from collections.abc import Callable, Sequence
 from avtomatika.jobs import Message, Timer
 from avtomatika.state.base import CommitResult
 from avtomatika.state.memory_base import Change
-from avtomatika.state.memory_picks import MemoryPicks
+from avtomatika.state.memory_deliveries import MemoryDeliveries
+from avtomatika.state.memory_listed import MemoryListed
+from avtomatika.state.memory_pull import MemoryPull
+from avtomatika.state.memory_quotas import MemoryQuotas
+from avtomatika.state.memory_schedules import MemorySchedules
 
 
-class MemoryStore(MemoryPicks):
-    """Timers, messages on their way and locks; jobs, tasks, lanes and workers are in the modules beside.
+class MemoryStore(MemoryPull, MemoryListed, MemorySchedules, MemoryDeliveries, MemoryQuotas):
+    """Timers, messages on their way and locks; jobs, tasks, lanes, workers, deliveries, schedules and quotas are beside.
 
     Args:
         push: gets every published message at once, as a broker would; without it messages wait in the outbox.
+        retention: seconds for which the records of an ended job are kept.
     """
 
-    def __init__(self, push: Callable[[Message], None] | None = None) -> None:
+    def __init__(self, push: Callable[[Message], None] | None = None, retention: float = 7 * 24 * 3600) -> None:
         super().__init__(push)
+        self._retention = retention
+        MemoryQuotas.__init__(self)
         self._locks: dict[str, str] = {}
 
     async def due(self, now: float, limit: int = 1000) -> Sequence[Timer]:
@@ -71,5 +78,8 @@ class MemoryStore(MemoryPicks):
         return True
 
     async def ping(self) -> None: ...
+
+    async def flush(self) -> None:
+        vars(self).update(vars(MemoryStore(self._push, self._retention)))
 
     async def close(self) -> None: ...

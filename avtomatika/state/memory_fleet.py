@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from avtomatika.errors import RegistrationError
 from avtomatika.jobs import Message, WorkerRecord
-from avtomatika.state.base import Candidate, Candidates, Order, Reputation
+from avtomatika.state.base import Candidate, Candidates, CommitResult, Order, Reputation
 from avtomatika.state.memory_base import MemoryBase, take_out
+from avtomatika.state.values import disowned_by
 
 #: Slots of a worker that names no limit.
 UNLIMITED = 1_000_000_000
@@ -28,6 +29,7 @@ class MemoryFleet(MemoryBase):
         self._picked = 0
         self._outcomes: dict[str, list[tuple[float, str]]] = {}
         self._reputations: dict[str, Reputation] = {}
+        self._sockets: dict[str, float] = {}
 
     def _live(self, now: float) -> list[WorkerRecord]:
         return [record for _, (record, expires) in sorted(self._workers.items()) if expires > now]
@@ -44,9 +46,6 @@ class MemoryFleet(MemoryBase):
         taken = Counter(held)
         most = record.max_concurrent_tasks or UNLIMITED
         return min(record.capabilities.get(capability, most) - taken[capability], most - len(held)), len(held)
-
-    async def take_stops(self, boot_id: str) -> Sequence[str]:
-        return sorted(self._stops.pop(boot_id, ()))
 
     async def heartbeat(self, worker_id: str, boot_id: str, now: float, ttl: float, record: WorkerRecord | None = None) -> bool:
         found = self._workers.get(worker_id)
@@ -108,6 +107,21 @@ class MemoryFleet(MemoryBase):
 
     async def assigned(self, boot_id: str) -> Sequence[str]:
         return sorted(self._assigned.get(boot_id, ()))
+
+    async def disown(self, boot_id: str, jobs: dict[str, str], task_ids: Sequence[str], now: float) -> CommitResult:
+        ended = disowned_by(boot_id)
+        for job_id, key in jobs.items():
+            if self._job_claims.get(job_id) == (boot_id, key):
+                self._job_claims[job_id] = (ended, key)
+                self._boots[ended] = 0
+        for task_id in task_ids:
+            capability, record = take_out(self._claimed, boot_id, task_id), self._tasks.get(task_id)
+            if capability is not None and record is not None and record.boot_id == boot_id:
+                self._tasks[task_id] = replace(record, boot_id=ended)
+                self._claimed.setdefault(ended, {})[task_id] = capability
+                self._claim_calls.pop(task_id, None)
+                self._boots[ended] = 0
+        return CommitResult(True)
 
     async def drop_claim(self, boot_id: str, *, job_id: str | None = None, task_id: str | None = None) -> None:
         if job_id is not None and self._job_claims.get(job_id, ("", ""))[0] == boot_id:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from avtomatika.jobs import Event, FanOut, Job, JobStatus, Message, Result, TaskInfo, TaskState, Timer
-from avtomatika.state.base import ClaimOutcome, Commit, CommitResult, JobClaim, NewTask, TaskRecord
+from avtomatika.state.base import ClaimOutcome, Commit, CommitResult, FeedEntry, JobClaim, NewTask, TaskRecord
 from avtomatika.state.memory_base import Change
+from avtomatika.state.memory_joblogs import MemoryJobLogs
 from avtomatika.state.memory_lanes import MemoryLanes
 
 _BAD = (Result.FAILURE, Result.TIMEOUT, Result.CANCELLED)
@@ -36,10 +38,12 @@ class Branches:
         )
 
 
-class MemoryJobs(MemoryLanes):
+class MemoryJobs(MemoryLanes, MemoryJobLogs):
     def __init__(self, push: Callable[[Message], None] | None = None) -> None:
         super().__init__(push)
+        MemoryJobLogs.__init__(self)
         self._applied: dict[str, str] = {}
+        self._status_since: dict[str, float] = {}
         self._branches: dict[str, Branches] = {}
         self._requests: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -57,10 +61,15 @@ class MemoryJobs(MemoryLanes):
 
     def _apply(self, commit: Commit, change: Change) -> None:
         job = commit.job
+        stored = self._jobs.get(job.id)
         self._jobs[job.id] = job
-        self._append(commit.events)
+        if stored is None or stored.status is not job.status:
+            self._status_since[job.id] = job.updated_at
+        self._append(commit.events, job if commit.is_turn else None)
         for task_id in commit.drop_tasks:
             self._drop_task(task_id, change)
+        for task_id in commit.cancel_tasks:
+            self._cancel_task(task_id, change)
         if (commit.drop_branches or commit.settle_branches) and job.id in self._branches:
             for task_id, result in self._branches[job.id].results.values():
                 if result is None:
@@ -78,6 +87,7 @@ class MemoryJobs(MemoryLanes):
         for member in commit.drop_timers:
             self._timers.pop(member, None)
         self._settle(commit.settles)
+        self._deliveries.update((delivery.id, delivery) for delivery in commit.deliveries)
         if commit.boot_id is not None and not commit.keep_claim:
             self._job_claims.pop(job.id, None)
         for message in commit.messages:
@@ -107,6 +117,10 @@ class MemoryJobs(MemoryLanes):
         claimed = job.status is JobStatus.PENDING and job.id in self._job_claims
         return replace(job, status=JobStatus.RUNNING) if claimed else job
 
+    async def is_claimed(self, job_id: str, now: float) -> bool:
+        held = self._job_claims.get(job_id)
+        return held is not None and self._boots.get(held[0], 0) > now
+
     async def claim_job(self, job_id: str, boot_id: str, now: float, key: str, *, version: int | None = None) -> JobClaim:
         job = self._jobs.get(job_id)
         if job is None or job.status.is_terminal or (version is not None and job.version != version):
@@ -115,6 +129,7 @@ class MemoryJobs(MemoryLanes):
         if held is not None and (held[0] == boot_id or self._boots.get(held[0], 0) > now):
             return JobClaim(ClaimOutcome.BUSY)
         self._job_claims[job_id] = (boot_id, key)
+        self._boots.setdefault(boot_id, now)
         return JobClaim(ClaimOutcome.OK, job)
 
     async def release_job(self, job_id: str, boot_id: str, message: Message | None = None, now: float = 0.0) -> CommitResult:
@@ -143,14 +158,72 @@ class MemoryJobs(MemoryLanes):
         ]
         return sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)[:limit]
 
+    async def in_status(
+        self,
+        status: JobStatus,
+        *,
+        client: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        before: tuple[float, str] | None = None,
+    ) -> Sequence[tuple[str, float]]:
+        found = [
+            (job.id, self._status_since[job.id])
+            for job in self._jobs.values()
+            if job.status is status
+            and (client is None or job.client.name == client)
+            and (before is None or (self._status_since[job.id], job.id) < before)
+        ]
+        return sorted(found, key=lambda row: (row[1], row[0]), reverse=True)[offset : offset + limit]
+
+    async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        return [self._shown(self._jobs[job_id]) for job_id in job_ids if job_id in self._jobs]
+
     async def count_by_status(self) -> dict[JobStatus, int]:
         return {status: sum(job.status is status for job in self._jobs.values()) for status in JobStatus}
 
-    async def events(self, job_id: str) -> Sequence[Event]:
-        return list(self._events.get(job_id, ()))
+    async def events(self, job_id: str, start: int = 0) -> Sequence[Event]:
+        return self._events.get(job_id, [])[start:]
 
-    async def forget_expired(self, before: float, limit: int = 1000) -> int:
-        return 0  # nothing expires here
+    async def changes(self) -> AsyncGenerator[Collection[str]]:
+        follower: asyncio.Queue[str] = asyncio.Queue()
+        self._followers.add(follower)
+        try:
+            yield ()
+            while True:
+                yield {await follower.get()}
+        finally:
+            self._followers.discard(follower)
+
+    async def forget_expired(self, now: float, limit: int = 200) -> int:
+        due = [
+            job for job in self._jobs.values() if job.status.is_terminal and job.updated_at + max(1, int(self._retention)) <= now
+        ]
+        gone = sorted(due, key=lambda job: job.updated_at)[:limit]
+        for job in gone:
+            self._forget_job(job.id)
+        return len(gone)
+
+    def _forget_job(self, job_id: str) -> None:
+        for kept in (self._jobs, self._events, self._branches, self._status_since, self._applied):
+            kept.pop(job_id, None)
+        self._job_logs.pop(job_id, None)
+
+    async def feed(self, after: str = "", limit: int = 1000) -> Sequence[FeedEntry]:
+        behind = int(after or 0)
+        return [entry for entry in self._feed if int(entry.id) > behind][:limit]
+
+    async def trim_feed(self, through: str, before: float) -> int:
+        kept = [e for e in self._feed if e.event.timestamp >= before or (through and int(e.id) > int(through))]
+        gone = len(self._feed) - len(kept)
+        self._feed = kept
+        return gone
+
+    async def feed_length(self) -> int:
+        return len(self._feed)
 
     async def remember_request(self, client: str, key: str, digest: str, job_id: str, ttl: float) -> tuple[str, str]:
         return self._requests.setdefault((client, key), (digest, job_id))
+
+    async def remembered_job(self, client: str, key: str) -> str | None:
+        return self._requests.get((client, key), ("", None))[1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from avtomatika.jobs import Limit, Message, TaskInfo, TaskState, WorkerRecord
-from avtomatika.state.base import WARM, CommitResult, Entry, TaskRecord, queue_room
+from avtomatika.state.base import WARM, CommitResult, Entry, NewsKind, TaskRecord, queue_room
 from avtomatika.state.memory_base import Change, take_out
 from avtomatika.state.memory_fleet import MemoryFleet
 
@@ -186,6 +186,7 @@ class MemoryLanes(MemoryFleet):
             return change.result()
         self._boots.pop(boot_id, None)
         self._stops.pop(boot_id, None)
+        self._handing.pop(boot_id, None)
         for record, _ in list(self._workers.values()):
             self._forget(record.id, boot_id, change)
         self._flow(change)
@@ -328,6 +329,7 @@ class MemoryLanes(MemoryFleet):
         self._tasks[info.id] = replace(self._tasks[info.id], state=TaskState.DISPATCHED, dispatched_at=now)
         if not info.is_plain:
             self._queued.setdefault(info.type, set()).add(info.id)
+            self._tell(NewsKind.TASK, info.type)
 
     def _unqueue(self, info: TaskInfo, change: Change) -> None:
         """An attempt lies in the queue no more: others may."""
@@ -337,11 +339,31 @@ class MemoryLanes(MemoryFleet):
             self._queued.pop(info.type, None)
         change.types[info.type] = None
 
+    def _tell_stop(self, worker_id: str, boot_id: str, info: TaskInfo, change: Change) -> None:
+        if self._boots.get(boot_id, 0) <= change.now:
+            return
+        self._stops.setdefault(boot_id, {})[info.id] = info.job_id
+        found = self._workers.get(worker_id)
+        if found is not None and found[0].http:
+            self._tell(NewsKind.STOP, worker_id, info.id, info.job_id)
+        else:
+            change.stops.append((worker_id, info.id))
+
+    def _cancel_task(self, task_id: str, change: Change) -> None:
+        """An attempt is asked to stop: nobody may begin it any more; one that runs goes on until its worker reports."""
+        record = self._tasks.get(task_id)
+        if record is None:
+            return
+        self._tasks[task_id] = replace(record, cancel_requested=True)
+        if record.worker_id is not None and record.boot_id is not None and record.state is TaskState.CLAIMED:
+            self._tell_stop(record.worker_id, record.boot_id, record.info, change)
+
     def _drop_task(self, task_id: str, change: Change) -> None:
         """An attempt is over. The worker of a claimed one is to stop."""
-        for kind in ("timeout", "dispatch"):
+        for kind in ("timeout", "dispatch", "cancel"):
             self._timers.pop(f"{kind}|{task_id}", None)
         record = self._tasks.pop(task_id, None)
+        self._claim_calls.pop(task_id, None)
         if record is None:
             return
         self._leave_lane(task_id)
@@ -352,9 +374,7 @@ class MemoryLanes(MemoryFleet):
             assert record.worker_id is not None
             assert record.boot_id is not None
             take_out(self._claimed, record.boot_id, task_id)
-            if self._boots.get(record.boot_id, 0) > change.now:
-                self._stops.setdefault(record.boot_id, set()).add(task_id)
-                change.stops.append((record.worker_id, task_id))
+            self._tell_stop(record.worker_id, record.boot_id, record.info, change)
             self._refuse(record.worker_id, record.boot_id, record.info.type)
         self._end_leases(record.info, change)  # first: those who wait for a lease have their own order
         self._unqueue(record.info, change)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from avtomatika.jobs import JSON, Event, Message, TaskInfo, TaskState, WorkerRecord, new_id
-from avtomatika.state.base import Assignment, AssignOutcome, CommitResult, Entry, TaskRecord
+from avtomatika.state.base import Assignment, AssignOutcome, CommitResult, Entry, NewsKind, TaskRecord
 from avtomatika.state.memory_base import Change, take_out
 from avtomatika.state.memory_lanes import LaneKey
 from avtomatika.state.memory_tasks import MemoryTasks
@@ -61,7 +61,10 @@ class MemoryPicks(MemoryTasks):
         self._picked += 1
         self._turns.setdefault(worker.id, {})[info.type] = self._picked
         self._append([_assigned(info, worker, now, decision)])
-        self._publish(message, change)
+        if stored.http:  # it asks a facade for it, which looks here
+            self._tell(NewsKind.WORKER, worker.id)
+        else:
+            self._publish(message, change)
         self._flow(change)
         return Assignment(AssignOutcome.OK, tuple(change.outbox))
 

@@ -8,13 +8,17 @@ from typing import Any
 from avtomatika.jobs import Message, Timer
 from avtomatika.state.base import CommitResult
 from avtomatika.state.redis_base import connect, loads, text
-from avtomatika.state.redis_fleet import RedisFleet
+from avtomatika.state.redis_joblogs import RedisJobLogs
+from avtomatika.state.redis_listed import RedisListed
+from avtomatika.state.redis_pull import RedisPull
+from avtomatika.state.redis_quotas import RedisQuotas
+from avtomatika.state.redis_schedules import RedisSchedules
 
 __all__ = ["RedisStore", "connect"]
 
 
-class RedisStore(RedisFleet):
-    """Timers, messages on their way and locks; jobs, tasks and workers are in the modules beside."""
+class RedisStore(RedisPull, RedisListed, RedisSchedules, RedisQuotas, RedisJobLogs):
+    """Timers, messages on their way and locks; jobs, tasks, workers, schedules, quotas and logs are in the modules beside."""
 
     async def due(self, now: float, limit: int = 1000) -> Sequence[Timer]:
         rows: Any = await self._ask(
@@ -93,6 +97,19 @@ class RedisStore(RedisFleet):
 
     async def ping(self) -> None:
         await self._ask(self._client.ping())
+
+    async def flush(self) -> None:
+        async def delete() -> None:
+            keys: list[Any] = []
+            async for key in self._client.scan_iter(match=f"{self._keys.namespace}:*", count=1000):
+                keys.append(key)
+                if len(keys) == 1000:
+                    await self._client.unlink(*keys)
+                    keys.clear()
+            if keys:
+                await self._client.unlink(*keys)
+
+        await self._ask(delete())
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, cast
@@ -16,29 +18,43 @@ from redis.exceptions import (
     ConnectionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
-    TimeoutError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
 )
 
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import JSON, Message, new_id
 from avtomatika.state.base import CommitResult
+from avtomatika.state.clock import StoreClock
 from avtomatika.state.keys import Keys
 
 Word = str | int | float | bytes | JSON
 Command = tuple[Word, ...]
 Push = Callable[[Message], tuple[str, str]]
 
+CONNECTIONS = 32
+CONNECTION_SECONDS = 20.0
+
 #: What the scripts that change tasks share.
 LIBRARIES = ("lib_limits", "lib_lanes", "lib_attempts", "lib_fleet")
 
-_RETRIED = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError)
+#: How long a call may be kept for the look at the store's clock that follows it.
+_CLOCK_SECONDS = 0.5
+
+_RETRIED = (ConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
+_CLOSED = "handler is closed"  # how uvloop says, in a RuntimeError, that a connection has ended meanwhile
 #: Its memory or its disk is full. Redis says so before a script's first write, so that nothing was changed.
 _FULL = ("OOM command not allowed", "MISCONF")
 
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
 def dumps(value: Any) -> str:
-    out = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    out = _encode(value)
     try:
         out.encode()
     except UnicodeEncodeError:  # half a surrogate pair, as in the name of a file that is no UTF-8
@@ -53,6 +69,12 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _seconds(answer: Any) -> float:
+    """What TIME says."""
+    seconds, microseconds = answer
+    return int(seconds) + int(microseconds) / 1e6
+
+
 def todo(body: Any, outbox: Sequence[str] = ()) -> CommitResult:
     """What a script says there is to do now."""
     if not body:
@@ -64,17 +86,23 @@ def todo(body: Any, outbox: Sequence[str] = ()) -> CommitResult:
 
 
 def connect(url: str) -> aioredis.Redis:
-    """A client that repeats a call a few times when its connection breaks: every script here may be repeated."""
-    return aioredis.Redis.from_url(
+    """A client that repeats a call a few times when its connection breaks: every script here may be repeated.
+
+    However many calls there are at once, they share a few connections, and wait for one where all are taken.
+    """
+    pool = aioredis.BlockingConnectionPool.from_url(
         url,
+        max_connections=CONNECTIONS,
+        timeout=CONNECTION_SECONDS,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 4),
-        retry_on_error=list(_RETRIED),
+        retry_on_error=[*_RETRIED, RuntimeError],
         socket_connect_timeout=2,
         socket_timeout=5,
         socket_keepalive=True,
         health_check_interval=15,
         decode_responses=True,
     )
+    return aioredis.Redis.from_pool(pool)
 
 
 class RedisBase:
@@ -85,7 +113,10 @@ class RedisBase:
         push: where the broker is this same database: message -> (list key, payload) to push in the commit's own call.
             Without it messages go through the outbox.
         retention: seconds for which the records of an ended job are kept.
-        stream_length: about how many events the global stream keeps.
+        stream_length: about how many events the global stream keeps at most.
+        snapshots: the stream also has the records of jobs that begin and end, for the history.
+        patience: seconds after which a call that has no answer fails; None tries for about as long as connections allow.
+        clock: kept at the store's time by the calls that are made; one of its own where none is given.
     """
 
     def __init__(
@@ -96,32 +127,58 @@ class RedisBase:
         push: Push | None = None,
         retention: float = 7 * 24 * 3600,
         stream_length: int = 1_000_000,
+        snapshots: bool = False,
+        patience: float | None = None,
+        clock: StoreClock | None = None,
     ) -> None:
         self._client = client
         self._keys = Keys(namespace)
         self._push = push
-        self._retention = int(retention)
+        self._retention = max(1, int(retention))
         self._stream_length = stream_length
+        self._snapshots = snapshots
+        self._patience = patience
+        self.clock = clock or StoreClock()
 
     @cached_property
     def _loaded(self) -> dict[str, Callable[..., Awaitable[Any]]]:
         return {}
 
     def _script(self, name: str, *libraries: str) -> Callable[..., Awaitable[Any]]:
-        """A script with the libraries that it uses, loaded once; they know the namespace as NS."""
+        """A script with the libraries that it uses, loaded once; all know the namespace as NS."""
         if name not in self._loaded:
             folder = files("avtomatika.state").joinpath("scripts")
-            parts = [f"local NS = '{self._keys.namespace}'"] if libraries else []
+            parts = [f"local NS = '{self._keys.namespace}'"]
             parts += [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in (*libraries, name)]
             self._loaded[name] = cast("Callable[..., Awaitable[Any]]", self._client.register_script("\n".join(parts)))
         return self._loaded[name]
 
-    async def _ask(self, call: Awaitable[Any]) -> Any:
-        """Awaits one call; a store that is away is StoreUnavailableError."""
+    async def synchronise(self) -> None:
+        """Looks at the store's clock, so that `clock` is right from the start. Raises StoreUnavailableError."""
+        sent = self.clock.begin()
+        self.clock.measured(sent, _seconds(await self._answer(self._client.time())))
+
+    async def _ask(self, call: Awaitable[Any], blocks: float = 0.0) -> Any:
+        """Awaits one call, and looks at the store's clock now and then. See `_answer`."""
+        answer = await self._answer(call, blocks)
+        if self.clock.is_due:
+            sent = self.clock.begin()
+            with suppress(RedisError, OSError, RuntimeError):  # the next look may do better; the call itself has its answer
+                async with asyncio.timeout(_CLOCK_SECONDS):
+                    self.clock.measured(sent, _seconds(await self._client.time()))
+        return answer
+
+    async def _answer(self, call: Awaitable[Any], blocks: float = 0.0) -> Any:
+        """Awaits one call; a store that is away is StoreUnavailableError. `blocks`: seconds for which it may wait on purpose."""
         try:
-            return await call
-        except _RETRIED as exc:
+            async with asyncio.timeout(None if self._patience is None else self._patience + blocks):
+                return await call
+        except (*_RETRIED, TimeoutError) as exc:
             raise StoreUnavailableError(f"the state store does not answer ({type(exc).__name__}); it is tried again") from exc
+        except RuntimeError as exc:
+            if _CLOSED not in str(exc):
+                raise
+            raise StoreUnavailableError("the connection to the state store was lost; it is tried again") from exc
         except ResponseError as exc:
             if isinstance(exc, OutOfMemoryError) or any(sign in str(exc) for sign in _FULL):
                 raise StoreUnavailableError(f"the state store takes no more data; it is tried again: {exc}") from exc
@@ -135,16 +192,18 @@ class RedisBase:
         *,
         nonce: str | None = None,
         outbox: Sequence[str] = (),
+        mark: str = "",
     ) -> CommitResult:
         """Runs all commands if every guard (key, field, expected value or '') holds, or if this nonce was applied before.
 
         Args:
             outbox: ids that the commands put into the outbox, for the answer.
+            mark: a key that says for a minute that this nonce was applied, where the record may be gone by then.
         """
         keys = [key for key, _, _ in guards]
         expected = [(field, str(value)) for _, field, value in guards]
         # One word of JSON instead of dozens of words: the client packs each word by itself, Redis decodes JSON in C.
-        body = dumps([nonce or new_id(), now, expected, commands])
+        body = dumps([nonce or new_id(), now, expected, commands, mark])
         reply = await self._ask(self._script("guarded", *LIBRARIES)(keys=keys, args=[body]))
         if int(reply[0]) == 0:
             return CommitResult(False)

@@ -12,6 +12,7 @@ from avtomatika.jobs import WorkerRecord
 from avtomatika.state.base import Candidate, Candidates, CommitResult, Order, Reputation
 from avtomatika.state.redis_base import LIBRARIES, dumps, loads, text, todo
 from avtomatika.state.redis_picks import RedisPicks
+from avtomatika.state.values import disowned_by
 
 
 @lru_cache(maxsize=4096)
@@ -57,14 +58,6 @@ class RedisFleet(RedisPicks):
         reply = await self._ask(script(keys=[keys.worker(worker_id), keys.workers, keys.boots], args=[worker_id, boot_id, now]))
         return todo(reply)
 
-    async def take_stops(self, boot_id: str) -> Sequence[str]:
-        key = self._keys.stops(boot_id)
-        async with self._client.pipeline(transaction=True) as pipe:
-            pipe.smembers(key)
-            pipe.delete(key)
-            members, _ = await self._ask(pipe.execute())
-        return sorted(text(task_id) for task_id in members)
-
     async def workers(self, now: float) -> Sequence[WorkerRecord]:
         ids = sorted(text(i) for i in await self._ask(self._client.smembers(self._keys.workers)))
         async with self._client.pipeline(transaction=False) as pipe:
@@ -109,6 +102,16 @@ class RedisFleet(RedisPicks):
         rows = await self._ask(self._client.hgetall(self._keys.claims(boot_id)))
         jobs = {text(name)[2:]: text(key) for name, key in rows.items() if text(name).startswith("j:")}
         return jobs, [text(name)[2:] for name in rows if text(name).startswith("t:")]
+
+    async def disown(self, boot_id: str, jobs: dict[str, str], task_ids: Sequence[str], now: float) -> CommitResult:
+        keys, ended = self._keys, disowned_by(boot_id)
+        reply = await self._ask(
+            self._script("disown", *LIBRARIES)(
+                keys=[keys.claims(boot_id), keys.claims(ended), keys.boots],
+                args=[boot_id, ended, dumps(jobs), dumps(list(task_ids)), now],
+            )
+        )
+        return todo(reply)
 
     async def drop_claim(self, boot_id: str, *, job_id: str | None = None, task_id: str | None = None) -> None:
         field = f"j:{job_id}" if job_id is not None else f"t:{task_id}"

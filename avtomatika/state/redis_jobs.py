@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
 from hashlib import sha1
 from typing import Any
 
 from avtomatika.jobs import JSON, Event, FanOut, Job, JobStatus, Message, TaskInfo, TaskState, Timer, new_id
 from avtomatika.state.base import WARM, ClaimOutcome, Commit, CommitResult, Entry, JobClaim, NewTask
-from avtomatika.state.redis_base import Command, RedisBase, dumps, loads, text
+from avtomatika.state.listed import LISTED, place_of
+from avtomatika.state.redis_base import Command, dumps, loads, text
+from avtomatika.state.redis_deliveries import RedisDeliveries
+from avtomatika.state.redis_feed import RedisFeed
+
+# Of the stream of events: how many are read at a time, and for how many seconds one call waits for some (less than the socket's
+# time-out).
+_CHUNK = 1000
+_BLOCK = 2.0
 
 
-class RedisJobs(RedisBase):
+class RedisJobs(RedisFeed, RedisDeliveries):
     async def commit(self, commit: Commit) -> CommitResult:
+        if is_plain_creation(commit):
+            return await self._create(commit)
         commands, outbox = self._commit_commands(commit)
         expected = "" if commit.expected_version is None else commit.expected_version
         guards = [(self._keys.job(commit.job.id), "v", expected)]
         return await self._apply(guards, commands, commit.job.updated_at, nonce=commit.id, outbox=outbox)
 
+    async def _create(self, commit: Commit) -> CommitResult:
+        job, (message,), (event,) = commit.job, commit.messages, commit.events
+        in_ledger = dumps(message.to_dict())
+        queue, payload = self._push(message) if self._push is not None else ("", in_ledger)
+        words = [commit.id, job.version, job.status.value, dumps(job.to_dict()), job.id, job.client.name, job.created_at]
+        words += [dumps(event.to_dict()), self._stream_length, message.key, in_ledger, queue, payload, int(self._snapshots)]
+        words += [job.blueprint_name, place_of(job)] if job.blueprint_name in LISTED else ["", 0]
+        done = await self._ask(self._script("create_job")(keys=[self._keys.job(job.id)], args=words))
+        if int(done) == 0:
+            return CommitResult(False)
+        return CommitResult(True, () if self._push is not None or int(done) == 2 else (commit.id,))
+
     def _commit_commands(self, commit: Commit) -> tuple[list[Command], list[str]]:
         job, keys, now = commit.job, self._keys, commit.job.updated_at
-        commands: list[Command] = [("HSET", keys.job(job.id), "v", job.version, "s", job.status.value, "d", dumps(job.to_dict()))]
-        commands += self._index_commands(commit)
-        commands += self._event_commands(commit.events)
+        commands = self._index_commands(commit)  # first: it wants the status that is stored now
+        commands.append(("HSET", keys.job(job.id), "v", job.version, "s", job.status.value, "d", dumps(job.to_dict())))
+        commands += self._event_commands(commit.events, job if self._snapshots and commit.is_turn else None)
         for task_id in commit.drop_tasks:
             commands.append(("@drop", task_id))
+        commands += [("@cancel", task_id) for task_id in commit.cancel_tasks]
         if commit.drop_branches or commit.settle_branches:
             commands.append(("@settle", keys.branches(job.id)))
         if commit.drop_branches:
@@ -37,6 +60,8 @@ class RedisJobs(RedisBase):
         if commit.drop_timers:
             commands.append(("ZREM", keys.timers, *commit.drop_timers))
         commands += self._settle(commit.settles)
+        for delivery in commit.deliveries:
+            commands += self._delivery_commands(delivery)
         if commit.boot_id is not None and not commit.keep_claim:
             commands.append(("HDEL", keys.job(job.id), "c", "cn"))
             commands.append(("HDEL", keys.claims(commit.boot_id), f"j:{job.id}"))
@@ -49,11 +74,7 @@ class RedisJobs(RedisBase):
             child_commands, child_outbox = self._commit_commands(child)
             commands += child_commands
             outbox += child_outbox
-        if job.status.is_terminal:
-            commands += [("EXPIRE", key, self._retention) for key in (keys.job(job.id), keys.job_events(job.id))]
-        elif commit.previous_status is not None and commit.previous_status.is_terminal:
-            commands += [("PERSIST", key) for key in (keys.job(job.id), keys.job_events(job.id))]
-        return commands, outbox
+        return commands + self._expiry_commands(commit), outbox
 
     def _index_commands(self, commit: Commit) -> list[Command]:
         job, keys = commit.job, self._keys
@@ -61,19 +82,8 @@ class RedisJobs(RedisBase):
         if commit.expected_version is None:
             commands.append(("ZADD", keys.jobs, job.created_at, job.id))
             commands.append(("ZADD", keys.jobs_by_client(job.client.name), job.created_at, job.id))
-        if commit.previous_status != job.status:
-            if commit.previous_status is not None:
-                commands.append(("ZREM", keys.jobs_by_status(commit.previous_status.value), job.id))
-            commands.append(("ZADD", keys.jobs_by_status(job.status.value), job.updated_at, job.id))
-        return commands
-
-    def _event_commands(self, events: Sequence[Event]) -> list[Command]:
-        commands: list[Command] = []
-        for event in events:
-            body = dumps(event.to_dict())
-            commands.append(("RPUSH", self._keys.job_events(event.job_id), body))
-            commands.append(("XADD", self._keys.events, "MAXLEN", "~", self._stream_length, "*", "e", body))
-        return commands
+            commands += self._listing_commands(job)
+        return [*commands, ("@status", job.id, job.status.value, job.updated_at)]
 
     def _fanout_commands(self, job: Job, tasks: Sequence[NewTask]) -> list[Command]:
         waiting = job.waiting
@@ -137,6 +147,8 @@ class RedisJobs(RedisBase):
         return place
 
     async def load(self, job_id: str) -> Job | None:
+        if ":" in job_id:  # no id of ours: it would name another key
+            return None
         return self._shown(await self._ask(self._client.hmget(self._keys.job(job_id), ["d", "c"])))
 
     @staticmethod
@@ -146,6 +158,11 @@ class RedisJobs(RedisBase):
             return None
         job = Job.from_dict(loads(body))
         return replace(job, status=JobStatus.RUNNING) if claim and job.status is JobStatus.PENDING else job
+
+    async def is_claimed(self, job_id: str, now: float) -> bool:
+        held = await self._ask(self._client.hget(self._keys.job(job_id), "c"))
+        expires = await self._ask(self._client.zscore(self._keys.boots, held)) if held else None
+        return expires is not None and float(expires) > now
 
     async def claim_job(self, job_id: str, boot_id: str, now: float, key: str, *, version: int | None = None) -> JobClaim:
         keys = self._keys
@@ -195,13 +212,57 @@ class RedisJobs(RedisBase):
             if not ids:
                 break
             offset += len(ids)
-            async with self._client.pipeline(transaction=False) as pipe:
-                for job_id in ids:
-                    pipe.hmget(self._keys.job(text(job_id)), ["d", "c"])
-                rows = await self._ask(pipe.execute())
-            jobs = (self._shown(row) for row in rows)
-            found += [job for job in jobs if job is not None and (status is None or job.status is status)]
+            found += [job for job in await self.load_many(ids) if status is None or job.status is status]
         return found[:limit]
+
+    async def in_status(
+        self,
+        status: JobStatus,
+        *,
+        client: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        before: tuple[float, str] | None = None,
+    ) -> Sequence[tuple[str, float]]:
+        index = self._keys.jobs_by_status(status.value)
+        found: list[tuple[str, float]] = []
+        if client is not None:
+            # Redis goes through the smaller of the two; the weights keep the time of the status.
+            weighted = {index: 1, self._keys.jobs_by_client(client): 0}
+            rows: Any = await self._ask(self._client.zinter(weighted, aggregate="SUM", withscores=True))
+            every = sorted(behind(rows, before), key=lambda row: (row[1], row[0]), reverse=True)
+            return (await self._existing(every))[offset : offset + limit]
+        skip, start = offset, 0
+        if before is not None:
+            start = int(await self._ask(self._client.zcount(index, f"({before[0]!r}", "+inf")))
+        while len(found) < limit:
+            rows = await self._ask(self._client.zrange(index, start, start + 499, desc=True, withscores=True))
+            existing = await self._existing(behind(rows, before))
+            found += existing[skip:]
+            skip = max(0, skip - len(existing))
+            if len(rows) < 500:
+                break
+            start += 500
+        return found[:limit]
+
+    async def _existing(self, rows: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+        """Those whose records have not expired: the indexes learn that only now and then (`forget_expired`)."""
+        if not rows:
+            return []
+        async with self._client.pipeline(transaction=False) as pipe:
+            for job_id, _ in rows:
+                pipe.exists(self._keys.job(job_id))
+            exists = await self._ask(pipe.execute())
+        return [row for row, there in zip(rows, exists, strict=True) if there]
+
+    async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        if not job_ids:
+            return []
+        async with self._client.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hmget(self._keys.job(text(job_id)), ["d", "c"])
+            rows = await self._ask(pipe.execute())
+        return [job for job in map(self._shown, rows) if job is not None]
 
     async def count_by_status(self) -> dict[JobStatus, int]:
         async with self._client.pipeline(transaction=False) as pipe:
@@ -210,40 +271,63 @@ class RedisJobs(RedisBase):
             counts = await self._ask(pipe.execute())
         return dict(zip(JobStatus, counts, strict=True))
 
-    async def events(self, job_id: str) -> Sequence[Event]:
-        rows = await self._ask(self._client.lrange(self._keys.job_events(job_id), 0, -1))
+    async def events(self, job_id: str, start: int = 0) -> Sequence[Event]:
+        rows = await self._ask(self._client.lrange(self._keys.job_events(job_id), start, -1))
         return [Event.from_dict(loads(row)) for row in rows]
 
-    async def forget_expired(self, before: float, limit: int = 1000) -> int:
-        """Takes jobs whose records have expired out of the indexes; `before` bounds them by creation."""
-        gone: list[str] = []
-        offset = 0
-        while len(gone) < limit:  # past old jobs that are still there
-            call = self._client.zrange(self._keys.jobs, "-inf", before, byscore=True, offset=offset, num=limit)
-            ids = [text(i) for i in await self._ask(call)]
-            if not ids:
-                break
-            offset += len(ids)
-            async with self._client.pipeline(transaction=False) as pipe:
-                for job_id in ids:
-                    pipe.exists(self._keys.job(job_id))
-                found = await self._ask(pipe.execute())
-            gone += [job_id for job_id, exists in zip(ids, found, strict=True) if not exists]
-        if gone:
-            await self._ask(self._client.zrem(self._keys.jobs, *gone))
-            for status in JobStatus:
-                await self._ask(self._client.zrem(self._keys.jobs_by_status(status.value), *gone))
-            async for key in self._client.scan_iter(match=self._keys.jobs_by_client("*")):
-                await self._ask(self._client.zrem(key, *gone))
-        return len(gone)
+    async def changes(self) -> AsyncGenerator[Collection[str]]:
+        stream = self._keys.events
+        async with self._client.client() as own:  # a connection of its own: the call below holds it
+            newest = await self._ask(own.xrevrange(stream, count=1))
+            last = text(newest[0][0]) if newest else "0-0"
+            yield ()
+            while True:
+                call = own.xread({stream: last}, count=_CHUNK, block=int(_BLOCK * 1000))
+                found: Any = await self._ask(call, blocks=_BLOCK)
+                rows = _rows(found)
+                if rows:
+                    last = text(rows[-1][0])
+                yield {loads(fields["e"])["job_id"] for _, fields in rows}
 
     async def remember_request(self, client: str, key: str, digest: str, job_id: str, ttl: float) -> tuple[str, str]:
         """Binds an idempotency key to a request; returns (digest, job id) of whoever came first."""
         name = self._keys.idempotency(client, key)
-        await self._ask(self._client.set(name, f"{digest} {job_id}", nx=True, ex=int(ttl)))
+        await self._ask(self._client.set(name, f"{digest} {job_id}", nx=True, ex=max(1, int(ttl))))
         stored = await self._ask(self._client.get(name))
         first, _, first_job = text(stored or f"{digest} {job_id}").partition(" ")
         return first, first_job
+
+    async def remembered_job(self, client: str, key: str) -> str | None:
+        stored = await self._ask(self._client.get(self._keys.idempotency(client, key)))
+        return text(stored).partition(" ")[2] if stored is not None else None
+
+
+def is_plain_creation(commit: Commit) -> bool:
+    """Whether it brings a job into being with the message that starts it, and does nothing else."""
+    return (
+        commit.expected_version is None
+        and len(commit.messages) == len(commit.events) == 1
+        and commit.messages[0].key is not None
+        and not commit.messages[0].exchange
+        and not (commit.tasks or commit.children or commit.timers or commit.settles or commit.deliveries)
+        and not commit.job.status.is_terminal
+    )
+
+
+def behind(rows: Any, before: tuple[float, str] | None) -> list[tuple[str, float]]:
+    """Rows of an index by time, those only that come behind a place."""
+    found = [(text(job_id), float(at)) for job_id, at in rows]
+    return found if before is None else [(job_id, at) for job_id, at in found if (at, job_id) < before]
+
+
+def _rows(found: Any) -> list[Any]:
+    """The entries that XREAD answered for its one stream: a list of pairs by the older protocol, a map by the newer."""
+    if not found:
+        return []
+    if isinstance(found, dict):
+        [rows] = found.values()
+        return [entry for part in rows for entry in part]
+    return list(found[0][1])
 
 
 def _limits(info: TaskInfo) -> list[Any]:

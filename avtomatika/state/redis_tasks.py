@@ -1,7 +1,8 @@
 """Attempts in Redis.
 
 Fields of a task's hash: j job, ty type, d TaskInfo, st state, at dispatched at, ts timeout in seconds, w worker, b boot,
-ct claimed at, to timeout at, p progress, pm its message, x cancel flag, r reported result, n nonce of the last change;
+ct claimed at, to timeout at, p progress, pm its message, ps its status,
+x cancel flag, r reported result, n nonce of the last change;
 lk limits, pl a plain Celery task; while it waits, and while one with limits is unclaimed: ln lane, lm the lane's meta, wt weight,
 sq order, en since when, ml and mp its message;
 once assigned: tw worker, tb boot, tc capability, fu the decision.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from avtomatika.jobs import Event, Message, Result, TaskInfo, TaskState, Timer, new_id
-from avtomatika.state.base import BranchOutcome, ClaimOutcome, CommitResult, NewTask, TaskClaim, TaskRecord
+from avtomatika.state.base import BranchOutcome, ClaimOutcome, CommitResult, NewTask, Progress, TaskClaim, TaskRecord
 from avtomatika.state.redis_base import LIBRARIES, Command, dumps, loads, text, todo
 from avtomatika.state.redis_jobs import RedisJobs
 
@@ -29,13 +30,22 @@ class RedisTasks(RedisJobs):
         return replace(record, parked_on=name if name and not name.startswith("\n") else None)
 
     async def claim_task(
-        self, task_id: str, worker_id: str, boot_id: str, now: float, default_timeout: float, capability: str = ""
+        self,
+        task_id: str,
+        worker_id: str,
+        boot_id: str,
+        now: float,
+        default_timeout: float,
+        capability: str = "",
+        *,
+        handing: bool = False,
+        call: str | None = None,
     ) -> TaskClaim:
         keys = self._keys
         reply = await self._ask(
             self._script("claim_task", *LIBRARIES)(
                 keys=[keys.task(task_id), keys.unclaimed, keys.timers, keys.claims(boot_id)],
-                args=[worker_id, boot_id, now, default_timeout, task_id, new_id(), capability],
+                args=[worker_id, boot_id, now, default_timeout, task_id, call or new_id(), capability, int(handing)],
             )
         )
         outcome = ClaimOutcome(text(reply[0]))
@@ -44,27 +54,37 @@ class RedisTasks(RedisJobs):
         return TaskClaim(outcome, float(reply[1]), todo(reply[2]).outbox)
 
     async def finish_task(
-        self, task_id: str, boot_id: str, result: Result, message: Message, now: float, outcome: str = ""
+        self,
+        task_id: str,
+        boot_id: str,
+        result: Result,
+        message: Message,
+        now: float,
+        outcome: str = "",
+        *,
+        call: str | None = None,
     ) -> CommitResult:
         keys = self._keys
         key = keys.task(task_id)
         published, outbox_id = self._publish(message, now)
         commands: list[Command] = [
             ("HSET", key, "st", TaskState.DONE.value, "r", dumps(result.to_dict())),
-            ("ZREM", keys.timers, f"timeout|{task_id}"),
+            ("ZREM", keys.timers, f"timeout|{task_id}", f"cancel|{task_id}"),
             ("HDEL", keys.claims(boot_id), f"t:{task_id}"),
             *published,
             ("@ended", task_id, outcome),
         ]
         guards = [(key, "b", boot_id), (key, "st", TaskState.CLAIMED.value)]
-        return await self._apply(guards, commands, now, outbox=[outbox_id] if outbox_id else [])
+        call = call or new_id()
+        outbox = [outbox_id] if outbox_id else []
+        return await self._apply(guards, commands, now, nonce=call, outbox=outbox, mark=keys.call(call))
 
     async def release_task(self, task_id: str, boot_id: str, now: float) -> bool:
         keys = self._keys
         key = keys.task(task_id)
         commands: list[Command] = [
             ("HSET", key, "st", TaskState.DISPATCHED.value, "at", now),
-            ("HDEL", key, "w", "b", "ct", "to", "p", "pm"),
+            ("HDEL", key, "w", "b", "ct", "to", "p", "pm", "ps"),
             ("ZADD", keys.unclaimed, now, task_id),
             ("ZREM", keys.timers, f"timeout|{task_id}"),
             ("HDEL", keys.claims(boot_id), f"t:{task_id}"),
@@ -75,10 +95,20 @@ class RedisTasks(RedisJobs):
             await self._ask(self._client.hdel(keys.claims(boot_id), f"t:{task_id}"))
         return done.applied
 
-    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str) -> bool:
+    async def task_progress(self, task_id: str, boot_id: str, progress: float, message: str, status: str = "") -> bool:
         key = self._keys.task(task_id)
         said = message.encode("utf-8", "replace").decode()  # half a surrogate pair is no word of the command's JSON
-        return (await self._apply([(key, "b", boot_id)], [("HSET", key, "p", progress, "pm", said)])).applied
+        return (await self._apply([(key, "b", boot_id)], [("HSET", key, "p", progress, "pm", said, "ps", status)])).applied
+
+    async def progress_of(self, task_ids: Sequence[str]) -> dict[str, Progress]:
+        if not task_ids:
+            return {}
+        async with self._client.pipeline(transaction=False) as pipe:
+            for task_id in task_ids:
+                pipe.hmget(self._keys.task(task_id), ["p", "pm"])
+            rows = await self._ask(pipe.execute())
+        said = zip(task_ids, rows, strict=True)
+        return {task_id: Progress(float(value), message or "") for task_id, (value, message) in said if value is not None}
 
     async def branch_done(
         self, job_id: str, fanout_id: str, task_id: str, result: Result, event: Event, settles: Sequence[str], aggregate: Message
@@ -149,6 +179,7 @@ class RedisTasks(RedisJobs):
         ]
         if not record.info.is_plain:
             commands += [("ZADD", keys.unclaimed, now, task_id), ("SADD", keys.queued(record.info.type), task_id)]
+            commands.append(("PUBLISH", keys.news, dumps(["task", record.info.type])))
         guards = [(key, "st", record.state.value), (key, "tb", "")]
         return await self._apply(guards, commands, now, outbox=[outbox_id] if outbox_id else [])
 
@@ -207,6 +238,7 @@ def record_of(row: dict[str, str]) -> TaskRecord | None:
         timeout_at=float(row["to"]) if row.get("to") else None,
         progress=float(row["p"]) if row.get("p") else None,
         progress_message=row.get("pm") or None,
+        progress_status=row.get("ps") or "",
         cancel_requested=row.get("x") == "1",
         reported=Result.from_dict(loads(row["r"])) if row.get("r") else None,
         waiting_since=float(row["en"]) if row.get("en") else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from avtomatika.deliveries import Delivery
 from avtomatika.jobs import JSON, Event, Job, JobStatus, Message, Result, TaskInfo, TaskState, Timer, WorkerRecord, new_id
 
 
@@ -27,6 +28,22 @@ class Entry:
     message: Message | None = None
     signature: str = ""
     unless_warm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEntry:
+    """One event as the history reads it.
+
+    Attributes:
+        id: its position in the feed of all jobs' events.
+        place: its position in its own job's events, from 1 on.
+        job: the record that it was committed with, where the job began, ended or was tried again with it.
+    """
+
+    id: str
+    event: Event
+    place: int
+    job: Job | None = None
 
 
 #: The signature of a task that waits for a worker that is warm for it.
@@ -54,15 +71,17 @@ class Commit:
     Attributes:
         job: the record as it shall be; its version is ``expected_version + 1`` (0 for a new job).
         expected_version: the version that must be stored now; None for a new job.
-        previous_status: the status that is stored now, for the indexes; None for a new job.
+        previous_status: the status that the job was loaded with; None for a new job.
         messages: published with the commit, through the outbox where the broker is not the same Redis.
         tasks: stored; those DISPATCHED have their message among `messages`.
         drop_tasks: ids of attempts that are over; their messages and results do nothing from now on.
+        cancel_tasks: ids of attempts that are asked to stop; a claimed one goes on until its worker reports.
         drop_branches: forget the branches of the last fan-out; attempts of it that are still out are over.
         settle_branches: attempts of the last fan-out that are still out are over; its results stay.
         children: new jobs that come into being with this change.
         timers, drop_timers: set and removed; `drop_timers` holds `Timer.member` strings.
         settles: keys of control messages that this change has answered.
+        deliveries: what the world outside is told of this change.
         boot_id: the process that commits and holds the claim on the job; None for one that holds none.
         keep_claim: that process goes on with the job after this commit.
         id: names this change: applied again after a lost answer, it changes nothing and counts as applied.
@@ -75,15 +94,22 @@ class Commit:
     messages: tuple[Message, ...] = ()
     tasks: tuple[NewTask, ...] = ()
     drop_tasks: tuple[str, ...] = ()
+    cancel_tasks: tuple[str, ...] = ()
     drop_branches: bool = False
     settle_branches: bool = False
     children: tuple[Commit, ...] = ()
     timers: tuple[Timer, ...] = ()
     drop_timers: tuple[str, ...] = ()
     settles: tuple[str, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
     boot_id: str | None = None
     keep_claim: bool = False
     id: str = field(default_factory=new_id)
+
+    @property
+    def is_turn(self) -> bool:
+        """Whether the job begins, ends, or is tried again after an end."""
+        return self.previous_status is None or self.job.status.is_terminal or self.previous_status.is_terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +120,7 @@ class CommitResult:
         applied: false where a guard (the version) did not hold: nothing was changed.
         outbox: ids of messages still to be published.
         picks: task types of which a task came to wait for a pick.
-        stops: (worker id, task id) of claimed attempts that are over: their workers may stop.
+        stops: (worker id, task id) of claimed attempts that are over or cancelled: their workers are to stop.
     """
 
     applied: bool
@@ -108,6 +134,8 @@ class ClaimOutcome(StrEnum):
     STALE = "stale"  # unknown, over, or an older version: the message does nothing
     BUSY = "busy"  # a live process holds it
     CANCELLED = "cancelled"  # its cancel flag is set: it must not start
+    FULL = "full"  # a facade claims for an HTTP worker that has no free slot for it: another one may
+    GONE = "gone"  # a facade claims for a start of an HTTP worker that has ended: another may have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +157,7 @@ class TaskRecord:
     timeout_at: float | None = None
     progress: float | None = None
     progress_message: str | None = None
+    progress_status: str = ""
     cancel_requested: bool = False
     reported: Result | None = None
     waiting_since: float | None = None
@@ -142,12 +171,53 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt is, 0..1, and what its worker says about it."""
+
+    value: float
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskClaim:
     """`outbox`: ids of others' messages whose turn came with this claim."""
 
     outcome: ClaimOutcome
     timeout_at: float | None = None
     outbox: tuple[str, ...] = ()
+
+
+class NewsKind(StrEnum):
+    RESUMED = "resumed"  # the subscription begins, or begins again: what came before it is not told
+    TASK = "task"  # an attempt of this type has gone to the queue of its type
+    WORKER = "worker"  # an attempt was assigned to this HTTP worker
+    STOP = "stop"  # this HTTP worker is to stop an attempt
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What facades want to know at once; a hint, since nobody keeps it. `name`: the task type, or the worker's id."""
+
+    kind: NewsKind
+    name: str = ""
+    task_id: str = ""
+    job_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PullView:
+    """An HTTP worker as the facade sees it that one of its polls has reached.
+
+    Attributes:
+        leases: what it runs: task id -> capability.
+        assigned: what was picked for it and waits for its poll: task id -> capability.
+        handing: of the leases those whose hand-over nobody has confirmed, with the time of it: the facade may have died over it.
+    """
+
+    worker: WorkerRecord
+    leases: dict[str, str] = field(default_factory=dict)
+    assigned: dict[str, str] = field(default_factory=dict)
+    handing: dict[str, float] = field(default_factory=dict)
 
 
 class BranchOutcome(StrEnum):
@@ -226,3 +296,22 @@ class Reputation:
     samples: int = 0
     made_of: dict[str, int] = field(default_factory=dict)
     computed_at: float | None = None
+
+
+def microseconds(rate: float, burst: int, now: float) -> tuple[int, int, int]:
+    """Now, the time of one request, and that of a whole burst, for the count of requests; whole numbers add up exactly."""
+    one = max(1, int(1_000_000 / rate))
+    return int(now * 1_000_000), one, burst * one
+
+
+_DISOWNED = "~"
+
+
+def disowned_by(boot_id: str) -> str:
+    """The boot, ended from its beginning, that holds what a live one says it does not work on (`WorkerStore.disown`)."""
+    return boot_id + _DISOWNED
+
+
+def is_disowned(boot_id: str) -> bool:
+    """Whether it is such a boot."""
+    return boot_id.endswith(_DISOWNED)

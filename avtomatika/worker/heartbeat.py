@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -104,7 +103,7 @@ class Heartbeat:
 
     async def _beat(self, record: WorkerRecord | None) -> None:
         runtime = self._runtime
-        now = time.time()
+        now = runtime.clock()
         if await runtime.store.heartbeat(runtime.worker_id, runtime.boot_id, now, runtime.settings.silence, record):
             self._told = record or self._told
         elif await self._has_successor(now):

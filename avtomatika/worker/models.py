@@ -357,8 +357,15 @@ _own_loop: asyncio.AbstractEventLoop | None = None
 _own_lock = threading.Lock()
 
 
+def live_on(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Plain functions have their models loaded on this loop from now on; for processes without our pool."""
+    global _own_loop
+    with _own_lock:
+        _own_loop = loop
+
+
 def _home() -> asyncio.AbstractEventLoop:
-    """The loop on which plain functions have their models loaded: the pool's; in a child process one of its own."""
+    """The loop on which plain functions have their models loaded: the pool's, the HTTP worker's; in a child one of its own."""
     from avtomatika.worker.pool import AsyncPool
 
     if AsyncPool.current is not None:

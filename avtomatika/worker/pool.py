@@ -25,7 +25,8 @@ from kombu.serialization import loads, prepare_accept_content
 
 from avtomatika.loops import new_event_loop
 from avtomatika.settings import get_settings
-from avtomatika.worker.runs import CancelReason, Requeue, Run, TaskRequest, current_cancel_reason, current_run, exception_info
+from avtomatika.worker.cancellation import CancelReason, current_cancel_reason, current_run
+from avtomatika.worker.runs import Requeue, Run, TaskRequest, exception_info
 from avtomatika.worker.threads import DaemonThreads, Mailbox
 
 __all__ = ["AsyncPool", "CancelReason", "Requeue", "TaskRequest", "current_cancel_reason"]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
-import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +15,17 @@ from avtomatika.broker.consumer import selected_queues
 from avtomatika.broker.control import stop_tasks
 from avtomatika.broker.queues import ORCHESTRATOR
 from avtomatika.broker.slots import SlotGate
-from avtomatika.errors import RegistrationError, StoreUnavailableError
+from avtomatika.errors import ConfigurationError, RegistrationError, StoreUnavailableError
+from avtomatika.holdings import Reconciler, holdings
 from avtomatika.jobs import WorkerRecord
+from avtomatika.state.base import CommitResult
+from avtomatika.worker.facts import find_facts
 from avtomatika.worker.heartbeat import Heartbeat
-from avtomatika.worker.resources import check_resources, find_resources, lay_over
-from avtomatika.worker.sdk import capabilities_of, check_names, declared
+from avtomatika.worker.pool import AsyncPool
+from avtomatika.worker.sdk import capabilities_of, declared
 
 if TYPE_CHECKING:
+    from avtomatika.history import Archive
     from avtomatika.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -49,28 +50,26 @@ class Description:
         self._capability_of = {task: merged.capability_of(task) for task in sorted(merged.tasks)}
         tasks = tuple(task for task, capability in self._capability_of.items() if capability in capabilities)
         self.orchestrates = selected is not None and ORCHESTRATOR in selected
-        kinds = sorted({worker.worker_type for worker in merged.workers}) or ["worker"]
-        installed = check_names(settings.worker_installed_models, "WORKER_INSTALLED_MODELS")
-        resources = lay_over(find_resources(), check_resources(settings.worker_resources, "WORKER_RESOURCES"))
+        facts = find_facts(merged, settings)
         self._fixed: dict[str, Any] = {
             "id": runtime.worker_id,
             "boot_id": runtime.boot_id,
-            "type": ORCHESTRATOR if self.orchestrates and not tasks else ",".join(kinds),
+            "type": ORCHESTRATOR if self.orchestrates and not tasks else facts.worker_type,
             "tasks": tasks,
             "capabilities": capabilities,
             "max_concurrent_tasks": merged.max_concurrent_tasks if tasks else 0,
             "skill_dependencies": {task: models for task, models in merged.skill_dependencies.items() if task in tasks},
-            "installed_models": tuple(dict.fromkeys((*merged.installed_models, *installed))),
-            "cost_per_second": settings.worker_cost_per_second if merged.cost_per_second is None else merged.cost_per_second,
+            "installed_models": facts.installed_models,
+            "cost_per_second": facts.cost_per_second,
             "cost_per_skill": {task: cost for task, cost in merged.cost_per_skill.items() if task in tasks},
-            "resources": lay_over(resources, merged.resources),
-            "software": {"python": platform.python_version(), "pid": os.getpid()},
+            "resources": facts.resources,
+            "software": facts.software,
         }
         self._registered_at = 0.0
 
     def arrives(self) -> None:
         """From now on it counts as registered."""
-        self._registered_at = time.time()
+        self._registered_at = self._runtime.clock()
 
     def record(self) -> WorkerRecord:
         """As it is now. Quick: nothing is looked up on the machine."""
@@ -90,7 +89,7 @@ class Description:
             hot_cache=tuple(hot_cache),
             load_times=hot_cache.load_times,
             registered_at=self._registered_at,
-            seen_at=time.time(),
+            seen_at=self._runtime.clock(),
         )
 
 
@@ -102,6 +101,7 @@ class Presence(bootsteps.StartStopStep):
     _beating: Future[None] | None = None
     _leaves_at_stop: Runtime | None = None
     _description: Description
+    _archive: Archive | None = None
 
     def start(self, worker: Any) -> None:
         runtime: Runtime = worker.app.runtime
@@ -109,7 +109,11 @@ class Presence(bootsteps.StartStopStep):
         worker.presence = self
         try:
             self._description = Description(runtime, selected_queues(worker.app))
-        except RegistrationError as exc:
+            if self._description.orchestrates and runtime.settings.history_database_uri is not None:
+                from avtomatika.history import open_archive
+
+                self._archive = open_archive(runtime.settings)
+        except (ConfigurationError, RegistrationError) as exc:
             raise _refused(exc) from exc
 
     def arrive(self, worker: Any) -> None:
@@ -121,7 +125,7 @@ class Presence(bootsteps.StartStopStep):
         description.arrives()
         heartbeat = Heartbeat(runtime, description.record, stop_tasks, _stop_worker)
         try:
-            record = runtime.run(self._arrive(heartbeat), START_SECONDS)
+            record = runtime.run(self._arrive(heartbeat, runtime), START_SECONDS)
         except (RegistrationError, StoreUnavailableError) as exc:
             raise _refused(exc) from exc
         logger.info(
@@ -132,8 +136,11 @@ class Presence(bootsteps.StartStopStep):
         if SlotGate.current is not None:
             SlotGate.current.on_change = heartbeat.changed
         self._beating = asyncio.run_coroutine_threadsafe(heartbeat.run(), runtime.loop)
+        if AsyncPool.current is not None:  # under Celery's own pools others may hold what is claimed under this boot
+            self._reconcile(runtime)
         if description.orchestrates:
             self._watch(runtime)
+            self._record(runtime)
         at_stop = getattr(worker.pool, "at_stop", None)
         if at_stop is not None:
             at_stop(lambda: self._leave(runtime))
@@ -148,11 +155,12 @@ class Presence(bootsteps.StartStopStep):
     terminate = stop
 
     @staticmethod
-    async def _arrive(heartbeat: Heartbeat) -> WorkerRecord:
+    async def _arrive(heartbeat: Heartbeat, runtime: Runtime) -> WorkerRecord:
         """Registers. A store that is still starting is waited for."""
         wait = 0.1
         while True:
             try:
+                await runtime.store.synchronise()  # first: every time that this process says is the store's
                 return await heartbeat.register()
             except StoreUnavailableError as exc:
                 logger.warning("registration waits for the store: %s", exc, extra={"action": "register"})
@@ -160,17 +168,34 @@ class Presence(bootsteps.StartStopStep):
                 wait = min(2.0, wait * 2)
 
     @staticmethod
+    def _reconcile(runtime: Runtime) -> None:
+        async def after(done: CommitResult) -> None:
+            await runtime.publisher.flush(done.outbox)
+
+        reconciler = Reconciler(runtime.store, holdings(), runtime.boot_id, after, stop_tasks, runtime.clock)
+        asyncio.run_coroutine_threadsafe(reconciler.run(runtime.settings.heartbeat), runtime.loop)
+
+    @staticmethod
     def _watch(runtime: Runtime) -> None:
         from avtomatika.broker.probe import BrokerProbe
+        from avtomatika.engine.schedules import Scheduler
         from avtomatika.engine.watcher import Watcher
 
-        watcher = Watcher(runtime.engine, BrokerProbe(runtime.app))
+        watcher = Watcher(runtime.engine, BrokerProbe(runtime.app), Scheduler(runtime.engine, runtime.schedules))
         asyncio.run_coroutine_threadsafe(watcher.run(), runtime.loop)
+
+    def _record(self, runtime: Runtime) -> None:
+        if self._archive is None:
+            logger.info("no history is written: HISTORY_DATABASE_URI is not set", extra={"action": "history_off"})
+            return
+        from avtomatika.engine.historian import Historian
+
+        asyncio.run_coroutine_threadsafe(Historian(runtime.engine, self._archive).run(), runtime.loop)
 
     async def _leave(self, runtime: Runtime) -> None:
         if self._beating is not None:
             self._beating.cancel()
-        done = await runtime.store.unregister(runtime.worker_id, runtime.boot_id, time.time())
+        done = await runtime.store.unregister(runtime.worker_id, runtime.boot_id, runtime.clock())
         await runtime.publisher.flush(done.outbox)
 
 

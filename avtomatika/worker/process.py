@@ -30,7 +30,6 @@ from pebble import ProcessPool
 from avtomatika._child import die_with_parent
 from avtomatika.errors import AvtomatikaError, TaskError
 from avtomatika.worker.hotcache import hot_cache
-from avtomatika.worker.pool import AsyncPool
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +84,18 @@ class ProcessRunner:
     def current(cls) -> ProcessRunner:
         """The runner of this process, made at first use; the pool closes it when it stops."""
         if cls._current is None:
+            from avtomatika.worker.pool import AsyncPool  # here, since children and HTTP workers load this module, too
+
             cls._current = cls()
             if AsyncPool.current is not None:
                 AsyncPool.current.at_stop(cls._current.close)
         return cls._current
+
+    @classmethod
+    async def close_current(cls) -> None:
+        """Closes the runner of this process, if one was made: where no pool does it."""
+        if cls._current is not None:
+            await cls._current.close()
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context(_start_method())

@@ -1,13 +1,11 @@
-"""What runs in the pool: the decoded request, why a run was cancelled, and the handle that Celery keeps of it."""
+"""What runs in the pool: the decoded request, and the handle that Celery keeps of a run."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +13,10 @@ from billiard.einfo import ExceptionInfo
 from celery.exceptions import Reject, SoftTimeLimitExceeded, Terminated, TimeLimitExceeded
 from celery.worker.request import Request
 
+from avtomatika.worker.cancellation import CancelReason
+
 if TYPE_CHECKING:
     from avtomatika.worker.pool import AsyncPool
-
-
-class CancelReason(StrEnum):
-    """Why a running task was cancelled."""
-
-    REVOKED = "revoked"
-    SOFT_TIMEOUT = "soft_timeout"
-    HARD_TIMEOUT = "hard_timeout"
-    SHUTDOWN = "shutdown"
-    CANCELLED = "cancelled"
 
 
 class Requeue(Exception):
@@ -96,15 +86,6 @@ class Run:
                 return RuntimeError("the task was cancelled from within")
             case reason:
                 return Terminated(reason.value)
-
-
-current_run: ContextVar[Run | None] = ContextVar("avtomatika_run", default=None)
-
-
-def current_cancel_reason() -> CancelReason | None:
-    """Why the running task is being cancelled; None while it is not, and outside of a task."""
-    run = current_run.get()
-    return run.reason if run is not None else None
 
 
 def exception_info(exc: BaseException) -> ExceptionInfo:

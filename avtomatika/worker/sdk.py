@@ -7,7 +7,8 @@ worker: its Worker objects merge.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from math import isfinite
@@ -176,6 +177,40 @@ class Worker:
             return func
 
         return register
+
+    def run(
+        self,
+        *others: Worker,
+        orchestrator_url: str | None = None,
+        token: str | None = None,
+        orchestrators: Sequence[Mapping[str, Any]] | None = None,
+        worker_id: str | None = None,
+    ) -> None:
+        """Runs this process's tasks over HTTP until SIGTERM or SIGINT: no broker, it pulls from the orchestrators' facades.
+
+        Args:
+            others: more Worker objects that this process runs; all of them make one registered worker.
+            orchestrator_url: the facade, such as ``https://orchestrator.example``; without it ORCHESTRATOR_URL.
+            token: without it WORKER_INDIVIDUAL_TOKEN, then WORKER_TOKEN.
+            orchestrators: several of them, ``[{"url": …, "priority": 1, "weight": 2, "token": …}, …]``; without it
+                ORCHESTRATORS_CONFIG. The lower priority number comes first; work is shared by weight within one priority.
+            worker_id: without it WORKER_ID, else ``<worker type>-<host>-<pid>``.
+
+        Raises:
+            ConfigurationError: a URL or token is missing or does not fit, or no orchestrator lets this worker in.
+            RegistrationError: the Worker objects do not fit together.
+        """
+        from avtomatika.logs import configure
+        from avtomatika.worker.http import read_config, work
+
+        settings = get_settings()
+        urls = (orchestrator_url,) if orchestrator_url else ()
+        config = read_config(settings, self.worker_type, urls=urls, orchestrators=orchestrators, token=token, worker_id=worker_id)
+        for worker in (self, *others):
+            use(worker)
+        if not logging.getLogger().handlers:
+            configure(settings)
+        work(config, declared(), settings)
 
 
 def _amount(value: Any, where: str) -> float:

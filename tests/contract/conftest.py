@@ -78,12 +78,13 @@ async def _value(redis: aioredis.Redis, key: str) -> object:
 async def kit(request: pytest.FixtureRequest, namespace: str) -> AsyncIterator[Kit]:
     if request.param == "memory":
         pushed: list[Message] = []
-        yield Kit(MemoryStore(pushed.append), MemoryStore(), lambda: list(pushed))
+        yield Kit(MemoryStore(pushed.append, retention=3600), MemoryStore(), lambda: list(pushed))
         return
     server: RedisServer = request.getfixturevalue("redis62" if request.param == "redis-6.2" else "redis_newer")
     client = connect(server.url)
     dumps = aioredis.Redis.from_url(server.url, decode_responses=True, encoding_errors="replace")
-    store = RedisStore(client, namespace, push=lambda m: (f"{namespace}-queue", json.dumps(m.to_dict())), retention=3600)
+    push = lambda m: (f"{namespace}-queue", json.dumps(m.to_dict()))  # noqa: E731
+    store = RedisStore(client, namespace, push=push, retention=3600, snapshots=True)
     apart = RedisStore(connect(server.url), f"{namespace}-apart")
     yield Kit(store, apart, list, dumps, namespace)
     for closing in (store, apart):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import uvloop
 
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import JobStatus
@@ -68,3 +70,21 @@ async def test_a_store_that_is_away_says_so_and_works_again_once_it_is_back(own_
     assert await opened.load(job.id) == job
     assert (await opened.commit(change(job))).applied
     await opened.close()
+
+
+def test_a_socket_that_was_closed_meanwhile_is_made_anew(each_redis: RedisServer, namespace: str) -> None:
+    """The processes run on uvloop, which speaks of a closed handle by a RuntimeError, where asyncio says ConnectionError."""
+
+    async def main() -> None:
+        client = connect(each_redis.url)
+        store = RedisStore(client, namespace)
+        await store.ping()
+        for connection in client.connection_pool._available_connections:
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+        try:
+            await store.ping()
+        finally:
+            await store.close()
+
+    uvloop.run(main())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from avtomatika.jobs import Event, Limit, Result, TaskState
-from avtomatika.state.base import NewTask
+from avtomatika.state.base import ClaimOutcome, NewTask
 from tests.contract.conftest import Kit
 from tests.contract.line import Line
 from tests.support.records import NOW, a_message, a_task, a_worker, an_event, change, dispatched, fanned_out
 
 FOR_GOOD = ("jobs", "job", "events", "idempotency", "_jobs", "_applied", "_events", "stream")
+FOR_A_MINUTE = ("call",)
+"""Marks of calls that must not count twice."""
 
 
 async def test_the_worker_of_a_claimed_attempt_is_told_once_to_stop(kit: Kit, line: Line) -> None:
@@ -131,11 +133,11 @@ async def _busy_day(kit: Kit, line: Line, name: str) -> None:
 
 
 async def _left(kit: Kit) -> dict[str, object]:
-    """All but what is kept for good: jobs and their history."""
+    """All but what is kept for good, jobs and their history, and what goes by itself."""
     out = {}
     for key, value in (await kit.everything()).items():
         parts = key.removeprefix(f"{kit.namespace}:").split(":") if kit.redis is not None else [key]
-        if parts[0] not in FOR_GOOD and parts[0] != f"{kit.namespace}-queue" and value:
+        if parts[0] not in FOR_GOOD + FOR_A_MINUTE and parts[0] != f"{kit.namespace}-queue" and value:
             out[key] = value
     return out
 
@@ -164,3 +166,26 @@ async def test_a_branch_that_ends_without_its_worker_stops_it(kit: Kit) -> None:
     _, done = await kit.store.branch_done(job.id, fanout.id, infos[0].id, timed_out, an_event(job, 1), [], a_message())
 
     assert done.stops == (("w1", infos[0].id),)
+
+
+async def test_an_attempt_is_asked_to_stop_and_goes_on_until_its_worker_reports(kit: Kit, line: Line) -> None:
+    await line.worker("w1", slots=2)
+    running, queued = [await line.pull(n) for n in range(2)]
+    await line.claimed(running.id)
+
+    results = {}
+    for info in (running, queued):
+        job = await kit.store.load(info.job_id)
+        assert job is not None
+        results[info.id] = await kit.store.commit(change(job, {"cancel_tasks": (info.id,)}, cancel_requested=True))
+
+    assert results[running.id].stops == (("w1", running.id),)
+    assert results[queued.id].stops == ()
+    assert await kit.store.take_stops("boot-w1") == [running.id]
+    record = await kit.store.get_task(running.id)
+    assert record is not None
+    assert (record.state, record.cancel_requested) == (TaskState.CLAIMED, True)
+    claim = await kit.store.claim_task(queued.id, "w1", "boot-w1", NOW, 300, "cpu")
+    assert claim.outcome is ClaimOutcome.CANCELLED
+    finished = await kit.store.finish_task(running.id, "boot-w1", Result(Result.CANCELLED), a_message(), NOW)
+    assert finished.applied

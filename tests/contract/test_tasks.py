@@ -58,6 +58,18 @@ async def test_an_attempt_is_claimed_once(kit: Kit) -> None:
     assert await _timers(kit) == [("timeout", info.id, NOW + 32)]
     assert await kit.store.unclaimed(NOW * 2) == []
     assert await kit.store.claims("boot1") == ({}, [info.id])
+
+
+async def test_a_claim_whose_answer_was_lost_is_asked_for_again(kit: Kit) -> None:
+    info = await _stored(kit, timeout_seconds=30)
+
+    claims = [await kit.store.claim_task(info.id, "w1", "boot1", NOW + at, 300, call="one") for at in range(2)]
+
+    assert [(claim.outcome, claim.timeout_at) for claim in claims] == [(ClaimOutcome.OK, NOW + 30)] * 2
+    for call in ("two", None):
+        assert (await kit.store.claim_task(info.id, "w1", "boot1", NOW, 300, call=call)).outcome is ClaimOutcome.BUSY
+    await kit.store.finish_task(info.id, "boot1", Result.success(), a_message(), NOW)
+    assert (await kit.store.claim_task(info.id, "w1", "boot1", NOW, 300, call="one")).outcome is ClaimOutcome.STALE
     assert await kit.store.claims("boot2") == ({}, [])
 
 
@@ -257,3 +269,22 @@ async def test_progress_with_a_file_name_that_is_no_utf8(kit: Kit) -> None:
     record = await kit.store.get_task(info.id)
     assert record is not None
     assert (record.progress_message or "").startswith("reading caf")
+
+
+async def test_a_report_whose_answer_was_lost_is_repeated_even_when_the_attempt_is_gone_by_then(kit: Kit) -> None:
+    job = await kit.created()
+    info = a_task(job)
+    job = await kit.committed(change(job, {"tasks": (NewTask(info, TaskState.DISPATCHED),)}, waiting=info))
+    await kit.store.claim_task(info.id, "w", "boot", NOW, 60)
+    report = (info.id, "boot", Result.success({"n": 1}), a_message("resume"), NOW, "success")
+    assert (await kit.store.finish_task(*report, call="c1")).applied
+    pushed = await kit.bodies()
+
+    assert (await kit.store.finish_task(*report, call="c1")).applied
+    await kit.committed(change(job, {"drop_tasks": (info.id,)}, waiting=None))
+    assert (await kit.store.finish_task(*report, call="c1")).applied
+
+    assert await kit.store.get_task(info.id) is None
+    assert await kit.bodies() == pushed
+    assert [outcome for _, outcome in await kit.store.outcomes("w")] == ["success"]
+    assert not (await kit.store.finish_task(*report, call="c2")).applied

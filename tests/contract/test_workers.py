@@ -112,6 +112,20 @@ async def test_a_boot_that_nobody_registered_holds_no_job_against_others(kit: Ki
     assert (await kit.store.claim_job(job.id, "other", NOW, "k")).outcome is ClaimOutcome.OK
 
 
+async def test_the_claim_of_a_boot_that_was_forgotten_is_found(kit: Kit) -> None:
+    job = await kit.created()
+    await kit.store.register(a_worker("one", "boot1"), NOW, 10)
+    await kit.store.forget_boot("boot1", NOW + 10)
+
+    assert (await kit.store.claim_job(job.id, "boot1", NOW + 11, "k")).outcome is ClaimOutcome.OK
+    assert await kit.store.ended_boots(NOW + 11) == ["boot1"]
+    assert (await kit.store.claims("boot1"))[0] == {job.id: "k"}
+
+    await kit.store.register(a_worker("one", "boot1"), NOW + 12, 10)  # it was alive after all
+    assert await kit.store.ended_boots(NOW + 13) == []
+    assert await kit.store.is_claimed(job.id, NOW + 13)
+
+
 # --- Pins ----------------------------------------------------------------------------------------------------------------------
 
 

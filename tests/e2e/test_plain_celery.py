@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from pathlib import Path
+
 import pytest
 
-from avtomatika.jobs import JobStatus
+from avtomatika.jobs import Job, JobStatus
 from tests.support.celery_nodes import APPS as PLAIN_APPS
 from tests.support.engine import app_environment, opened_engine
+from tests.support.polling import eventually_async
 from tests.support.processes import CeleryWorkerProcess, Orchestrator, Processes
 from tests.support.servers import Broker, make_broker
 
@@ -88,3 +92,31 @@ async def test_without_a_result_backend_a_failure_is_permanent(redis_broker: Bro
 
     assert values.status is JobStatus.FINISHED
     assert failing.status is JobStatus.QUARANTINED
+
+
+async def test_a_cancelled_task_that_has_not_begun_is_thrown_away(
+    redis_broker: Broker, processes: Processes, tmp_path: Path
+) -> None:
+    env = _start(redis_broker, processes, "prefork")
+    notes = tmp_path / "notes"
+
+    async with opened_engine(env) as engine:
+
+        def note(number: int, seconds: float) -> Awaitable[Job]:
+            return engine.create("noting", {"path": str(notes), "seconds": seconds, "line": str(number)})
+
+        async def both_run() -> bool:
+            return notes.exists() and sorted(notes.read_text().split()) == ["0", "1"]
+
+        # Two run at once, and prefork fetches more: the last ones lie in the worker, where a revoke finds them.
+        jobs = [await note(n, 5) for n in range(2)]
+        await eventually_async(both_run, deadline=60)
+        jobs += [await note(n, 0) for n in (2, 3)]
+        for job in jobs[2:]:
+            await engine.reaches(job.id, JobStatus.WAITING_FOR_WORKER)
+        cancelled, _ = await engine.service.orders.cancel(jobs[3].id)
+        assert cancelled.status is JobStatus.CANCELLED
+        for job in jobs[:3]:
+            assert (await engine.ended(job.id)).status is JobStatus.FINISHED
+
+    assert sorted(notes.read_text().split()) == ["0", "1", "2"]

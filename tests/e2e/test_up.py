@@ -16,7 +16,7 @@ from tests.support.processes import Processes, Up, port_is_open
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("up")]
 
-JOBS = 200
+JOBS = 120
 STARTED_BEFORE_THE_STOP = 20
 
 
@@ -34,11 +34,6 @@ def _press_ctrl_c(up: Up) -> None:
     """A terminal sends SIGINT to the whole process group."""
     os.killpg(up.pid, signal.SIGINT)
     up.wait()
-
-
-def _terminate(up: Up) -> None:
-    """SIGTERM, as a service manager stops it."""
-    up.terminate()
 
 
 def _processes_of(data_dir: Path) -> list[str]:
@@ -62,7 +57,11 @@ def _assert_nothing_is_left(up: Up) -> None:
     assert not port_is_open(up.port)
 
 
-@pytest.mark.parametrize("stop", [_kill, _lose_power, _press_ctrl_c, _terminate], ids=lambda stop: stop.__name__.strip("_"))
+@pytest.mark.parametrize(
+    "stop",
+    [_kill, _lose_power, _press_ctrl_c],
+    ids=lambda stop: stop.__name__.strip("_"),
+)
 async def test_all_jobs_finish_after_a_stop_in_flight(processes: Processes, tmp_path: Path, stop: Callable[[Up], None]) -> None:
     stamps = tmp_path / "stamps"
     stamps.mkdir()

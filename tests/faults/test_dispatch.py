@@ -25,16 +25,16 @@ pytestmark = pytest.mark.timeout(600)
 async def test_a_killed_workers_direct_queue_is_given_to_others(broker: Broker, processes: Processes, tmp_path: Path) -> None:
     fleet = make_fleet(broker, processes, tmp_path)
     fleet.orchestrator(wait=False)
-    doomed = fleet.worker("doomed", {"FLEET_LIMIT": "50", "WORKER_COST_PER_SECOND": "1"}, wait=False)
+    doomed = fleet.worker("doomed", {"FLEET_LIMIT": "20", "WORKER_COST_PER_SECOND": "1"}, wait=False)
     processes.wait_ready()
     async with opened_engine(fleet.env) as engine:
         boot = (await registered(engine, doomed.node)).boot_id
         doomed.signal(signal.SIGSTOP)
         data: dict[str, Any] = {"options": {"dispatch_strategy": "cheapest"}}
-        jobs = [await engine.create("one", {**data, "params": {"n": n}}) for n in range(50)]
+        jobs = [await engine.create("one", {**data, "params": {"n": n}}) for n in range(20)]
 
         async def all_assigned() -> bool:
-            return len(await engine.service.store.assigned(boot)) == 50
+            return len(await engine.service.store.assigned(boot)) == 20
 
         await eventually_async(all_assigned)
         fleet.worker("heir", {"FLEET_LIMIT": "5", "WORKER_COST_PER_SECOND": "2"})
@@ -42,7 +42,7 @@ async def test_a_killed_workers_direct_queue_is_given_to_others(broker: Broker, 
 
         ended = [await engine.ended(job.id) for job in jobs]
     assert {(job.status, job.result) for job in ended} == {(JobStatus.FINISHED, f"heir@{broker.namespace}")}
-    assert sorted(line["n"] for line in fleet.lines("begin")) == list(range(50))
+    assert sorted(line["n"] for line in fleet.lines("begin")) == list(range(20))
 
 
 async def test_a_limit_holds_over_orchestrators_and_a_killed_worker(

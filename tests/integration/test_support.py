@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.polling import NotInTime, eventually
 from tests.support.processes import ManagedProcess, Processes, port_is_open
-from tests.support.servers import RabbitMQ, RedisServer
+from tests.support.servers import RabbitMQ, RedisServer, clean
 
 GRANDCHILD_IN_ITS_OWN_SESSION = """
 import subprocess, sys
@@ -94,7 +94,7 @@ def test_queues_under_the_prefix_are_deleted(rabbitmq: RabbitMQ) -> None:
         Queue(name, channel=connection.channel()).declare()
         rabbitmq.names.add(name)
 
-        rabbitmq.clean()
+        clean([rabbitmq])
 
         with pytest.raises(connection.channel_errors):
             connection.channel().queue_declare(name, passive=True)

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -104,6 +105,13 @@ class Project:
         with urllib.request.urlopen(request, timeout=20) as response:
             return json.load(response)
 
+    def worker_status(self, token: str) -> int:
+        """How a worker with this token is answered where nothing is served."""
+        request = urllib.request.Request(f"{self.url}/_worker/nothing", headers={"X-Worker-Token": token})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=20)
+        return refused.value.code
+
     def submit(self, **data: Any) -> str:
         job_id: str = self.call("/api/v1/jobs", {"blueprint": "double", "initial_data": data})["job_id"]
         return job_id
@@ -174,6 +182,11 @@ def test_it_serves_stops_and_finds_its_jobs_again(project: Project) -> None:
     token = project.data / "client-token"
     assert f"token {token.read_text().strip()} " in output
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    worker_token = project.data / "worker-token"
+    assert f"worker-token {worker_token.read_text().strip()} " in output
+    assert stat.S_IMODE(worker_token.stat().st_mode) == 0o600
+    assert project.worker_status(worker_token.read_text().strip()) == 404
+    assert project.worker_status(token.read_text().strip()) == 401
     job_id = project.submit(number=21)
     assert project.finished(job_id)
     assert project.job(job_id)["result"] == 42

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import socket
@@ -24,12 +26,23 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+# Of each process of a test run a range of its own, below those that the kernel takes for outgoing connections: what is free now
+# is still free when a server, a second later, binds to it.
+_FIRST_PORT, _RANGE, _RANGES = 17000, 1000, 15
+_counted = itertools.count(os.getpid() * 37)
+
+
 def free_port() -> int:
-    """A TCP port on the loopback interface that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port on the loopback interface that nobody listens on, and that no other test is given."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    begin = _FIRST_PORT + number % _RANGES * _RANGE
+    for _ in range(_RANGE):
+        port = begin + next(_counted) % _RANGE
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port from {begin} to {begin + _RANGE} is free")
 
 
 def port_is_open(port: int, host: str = "127.0.0.1") -> bool:

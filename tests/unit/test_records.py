@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
+import re
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avtomatika.errors import RetryPolicyError
 from avtomatika.jobs import (
     Approval,
     Client,
@@ -43,6 +46,9 @@ policies = st.builds(
     RetryPolicy,
     max_attempts=st.none() | st.integers(1, 10),
     backoff_seconds=st.none() | numbers,
+    max_backoff_seconds=numbers,
+    jitter=st.floats(0, 1),
+    retry_on=st.none() | st.lists(names, max_size=3),
     then=st.sampled_from(["quarantine", "failure"]),
 )
 tasks = st.builds(
@@ -182,7 +188,31 @@ def test_what_a_handler_returns_becomes_an_envelope(value: Any, expected: Result
     assert Result.from_value(value) == expected
 
 
-@pytest.mark.parametrize("bad", [{"then": "retry"}, {"max_attempts": 0}])
-def test_a_retry_policy_refuses_nonsense(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("bad", "fix"),
+    [
+        ({"then": "retry"}, "'quarantine' or 'failure', not 'retry'"),
+        ({"max_attempts": 0}, "at least 1, not 0"),
+        ({"max_attempts": True}, "a whole number"),
+        ({"max_attempts": 2.5}, "a whole number"),
+        ({"backoff_seconds": -1}, "0 or more, not -1"),
+        ({"backoff_seconds": "2"}, "a number of seconds"),
+        ({"max_backoff_seconds": float("inf")}, "a number of seconds"),
+        ({"max_backoff_seconds": None}, "a number of seconds"),
+        ({"jitter": 1.5}, "from 0 (none) to 1, not 1.5"),
+        ({"retry_on": "TRANSIENT_ERROR"}, "a list of codes"),
+        ({"retry_on": 3}, "a list of codes"),
+        ({"retry_on": [""]}, "codes, which are texts"),
+        ({"retry_on": ["INVALID_INPUT_ERROR"]}, "fails the job at once"),
+    ],
+)
+def test_a_retry_policy_refuses_nonsense(bad: dict[str, Any], fix: str) -> None:
+    with pytest.raises(ValueError, match=rf"RetryPolicy\.{next(iter(bad))} .*{re.escape(fix)}"):
         RetryPolicy(**bad)
+
+
+def test_what_is_refused_crosses_celery() -> None:
+    with pytest.raises(RetryPolicyError) as caught:
+        RetryPolicy(jitter=2)
+
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -71,6 +72,13 @@ def test_a_named_file_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         ("NAMESPACE", "a b"),
         ("QUEUE_PREFIX", "no spaces"),
         ("VISIBILITY_TIMEOUT_SECONDS", "1"),
+        ("RATE_LIMIT", "0"),
+        ("RATE_LIMIT", "inf"),
+        ("RATE_LIMITING_ENABLED", "perhaps"),
+        ("BODY_TIMEOUT_SECONDS", "0"),
+        ("WEBHOOK_MAX_ATTEMPTS", "0"),
+        ("WEBHOOK_TIMEOUT_SECONDS", "0"),
+        ("PUBLIC_URL", "jobs.example.com"),
     ],
 )
 def test_nonsense_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
@@ -109,6 +117,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HISTORY_DATABASE_URI", f"postgresql://user:{secret}@127.0.0.1/x")
     monkeypatch.setenv("CLIENT_TOKEN", secret)
     monkeypatch.setenv("GLOBAL_WORKER_TOKEN", secret)
+    monkeypatch.setenv("WEBHOOK_SECRET", secret)
 
     settings = read_settings()
 
@@ -182,3 +191,16 @@ def test_heartbeat_and_silence(
     settings = read_settings()
 
     assert (settings.heartbeat, settings.silence) == (heartbeat, silence)
+
+
+@pytest.mark.parametrize(
+    ("given", "base"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"api_host": "0.0.0.0", "api_port": 9000}, "http://127.0.0.1:9000"),
+        ({"api_host": "::1"}, "http://[::1]:8080"),
+        ({"public_url": "https://jobs.example.com/flow/"}, "https://jobs.example.com/flow"),
+    ],
+)
+def test_where_the_facade_is_found_from_outside(given: dict[str, Any], base: str) -> None:
+    assert read_settings(**given).public_base == base

@@ -11,7 +11,7 @@ local meta = found[4] and cjson.decode(found[4])
 if found[1] ~= 'waiting' or meta.q ~= 'p' then
   return {'gone'}
 end
-local worker = redis.call('HMGET', KEYS[2], 'b', 'l', 'e')
+local worker = redis.call('HMGET', KEYS[2], 'b', 'l', 'e', 'h')
 local worker_id = string.sub(KEYS[2], #key('worker', '') + 1)
 if worker[1] ~= boot or tonumber(worker[3]) <= now then
   return {'full'}
@@ -33,9 +33,12 @@ take_leases(meta.l, id, now)
 redis.call('HSET', KEYS[1], 'tw', worker_id, 'tb', boot, 'tc', capability, 'fu', ARGV[8], 'n', ARGV[11], 'st', 'dispatched', 'at', now)
 redis.call('ZADD', key('unclaimed'), now, id)
 redis.call('HSET', key('claims', boot), 'd:' .. id, capability)
-redis.call('RPUSH', key('job', found[5], 'events'), ARGV[9])
-redis.call('XADD', key('events'), 'MAXLEN', '~', ARGV[10], '*', 'e', ARGV[9])
-send(id, ARGV[6], ARGV[7], now)
+append_event(found[5], ARGV[9], ARGV[10])
+if worker[4] then -- it asks a facade for it, which looks here
+  tell({'worker', worker_id})
+else
+  send(id, ARGV[6], ARGV[7], now)
+end
 local turn = redis.call('INCR', key('sequence'))
 redis.call('HSET', KEYS[2], 't:' .. task_type, turn)
 if free <= 1 then

@@ -13,7 +13,11 @@ local failed = redis.call('HINCRBY', KEYS[1], '#bad', ARGV[4] == '1' and 0 or 1)
 local lists = cjson.decode(ARGV[6])
 drop(ARGV[2], tonumber(ARGV[5]))
 for _, command in ipairs(lists[1]) do
-  redis.call(unpack(command))
+  if command[1] == '@event' then
+    append_event(command[2], command[3], command[4])
+  else
+    redis.call(unpack(command))
+  end
 end
 local need, may = tonumber(fields[3] or ''), tonumber(fields[4] or '')
 local clear = left == 0 or (need and succeeded >= need) or (may and failed > may)

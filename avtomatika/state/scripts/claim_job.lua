@@ -17,4 +17,6 @@ if held and record[5] ~= ARGV[7] then
 end
 redis.call('HSET', KEYS[1], 'c', ARGV[1], 'cn', ARGV[7])
 redis.call('HSET', ARGV[4] .. ARGV[1], 'j:' .. ARGV[5], ARGV[6])
+-- A boot that was forgotten counts as dead: the housekeeping has to find its claim.
+redis.call('ZADD', KEYS[2], 'NX', ARGV[2], ARGV[1])
 return {'ok', record[3]}

@@ -1,5 +1,6 @@
 -- A worker claims an attempt, and the next ones of its type go to the queue.
--- KEYS: task, unclaimed, timers, claims of the boot. ARGV: worker, boot, now, default timeout, task id, nonce, capability.
+-- KEYS: task, unclaimed, timers, claims of the boot. ARGV: worker, boot, now, default timeout, task id, nonce, capability, 1 where a
+-- facade claims it to hand it over.
 local FORGOTTEN_SECONDS = 60
 local record = redis.call('HMGET', KEYS[1], 'st', 'ts', 'x', 'n', 'to', 'ty', 'tb', 'lk')
 local state, task_type, assigned = record[1], record[6], record[7]
@@ -11,6 +12,16 @@ if state == 'claimed' then
 end
 if state ~= 'dispatched' or (assigned and assigned ~= ARGV[2]) then
   return {'stale'}
+end
+if ARGV[8] == '1' then
+  local worker = redis.call('HMGET', key('worker', ARGV[1]), 'b', 'e', 'l')
+  if worker[1] ~= ARGV[2] or tonumber(worker[2]) <= tonumber(ARGV[3]) then
+    return {'gone'}
+  end
+  local taken, all = taken_slots(ARGV[2])
+  if not assigned and free_slots(cjson.decode(worker[3]), taken, all, ARGV[7]) < 1 then
+    return {'full'}
+  end
 end
 if record[3] == '1' then
   return {'cancelled'}
@@ -30,6 +41,9 @@ else
   end
 end
 redis.call('HSET', KEYS[4], 't:' .. ARGV[5], ARGV[7])
+if ARGV[8] == '1' then
+  redis.call('ZADD', key('handing', ARGV[2]), ARGV[3], ARGV[5])
+end
 -- A process that was silent for too long, and forgotten, is alive: its next heartbeat says so, or its claims are given out again.
 redis.call('ZADD', key('boots'), 'NX', tonumber(ARGV[3]) + FORGOTTEN_SECONDS, ARGV[2])
 note_load(ARGV[1], ARGV[2], task_type)

@@ -7,7 +7,7 @@ if redis.call('HLEN', KEYS[1]) > 0 then
   return ''
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('DEL', key('stops', ARGV[1]))
+redis.call('DEL', key('stops', ARGV[1]), key('handing', ARGV[1]))
 local id = redis.call('HGET', key('boots', 'workers'), ARGV[1])
 redis.call('HDEL', key('boots', 'workers'), ARGV[1])
 if id and redis.call('HGET', key('worker', id), 'b') == ARGV[1] then

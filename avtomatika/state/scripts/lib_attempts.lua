@@ -71,10 +71,37 @@ local function call_back(id, task_type, now)
   TODO.types[task_type] = true
 end
 
+-- Tells a process that is alive to stop an attempt.
+local function tell_stop(worker, boot, id, job, now)
+  local alive = redis.call('ZSCORE', key('boots'), boot)
+  if alive and tonumber(alive) > now then
+    redis.call('HSET', key('stops', boot), id, job or '')
+    redis.call('EXPIRE', key('stops', boot), 86400)
+    if redis.call('HGET', key('worker', worker), 'h') then
+      tell({'stop', worker, id, job or ''})
+    else
+      OUT.stops[#OUT.stops + 1] = {worker, id}
+    end
+  end
+end
+
+-- An attempt is asked to stop. Nobody may begin it any more; one that runs goes on until its worker reports.
+local function cancel(id, now)
+  local task = key('task', id)
+  local found = redis.call('HMGET', task, 'st', 'b', 'w', 'j')
+  if not found[1] then
+    return
+  end
+  redis.call('HSET', task, 'x', 1)
+  if found[1] == 'claimed' then
+    tell_stop(found[3], found[2], id, found[4], now)
+  end
+end
+
 -- An attempt is over. The worker of a claimed one is to stop.
 local function drop(id, now)
   local task = key('task', id)
-  local found = redis.call('HMGET', task, 'st', 'ty', 'ln', 'b', 'w', 'tb', 'lk', 'tw')
+  local found = redis.call('HMGET', task, 'st', 'ty', 'ln', 'b', 'w', 'tb', 'lk', 'tw', 'j')
   local state, task_type, boot = found[1], found[2], found[4]
   if state then
     redis.call('DEL', task)
@@ -87,12 +114,7 @@ local function drop(id, now)
       redis.call('SREM', key('unrouted', task_type), id)
     elseif state == 'claimed' then
       redis.call('HDEL', key('claims', boot), 't:' .. id)
-      local alive = redis.call('ZSCORE', key('boots'), boot)
-      if alive and tonumber(alive) > now then
-        redis.call('SADD', key('stops', boot), id)
-        redis.call('EXPIRE', key('stops', boot), 86400)
-        OUT.stops[#OUT.stops + 1] = {found[5], id}
-      end
+      tell_stop(found[5], boot, id, found[9], now)
       refuse(found[5], boot, task_type)
     elseif found[8] then
       slot_freed(found[8], task_type)
@@ -102,5 +124,5 @@ local function drop(id, now)
     TODO.types[task_type] = true
   end
   redis.call('ZREM', key('unclaimed'), id)
-  redis.call('ZREM', key('timers'), 'timeout|' .. id, 'dispatch|' .. id)
+  redis.call('ZREM', key('timers'), 'timeout|' .. id, 'dispatch|' .. id, 'cancel|' .. id)
 end

@@ -205,6 +205,7 @@ local function dispatched(id, task_type, now, plain, timeout)
   end
   redis.call('ZADD', key('unclaimed'), now, id)
   redis.call('SADD', key('queued', task_type), id)
+  tell({'task', task_type})
 end
 
 -- How many more tasks of a type may lie unclaimed in its queue.

@@ -7,6 +7,21 @@ local function key(...)
   return table.concat({NS, ...}, ':')
 end
 
+-- A job's own list of events and the stream of all get one more; there it has its place in the list, and the record where one is given.
+local function append_event(job_id, event, length, record)
+  local place = redis.call('RPUSH', key('job', job_id, 'events'), event)
+  local words = {'XADD', key('events'), 'MAXLEN', '~', length, '*', 'e', event, 'n', place}
+  if record then
+    words[#words + 1], words[#words + 2] = 'j', record
+  end
+  redis.call(unpack(words))
+end
+
+-- Tells the facades at once; whoever does not listen finds it out otherwise.
+local function tell(news)
+  redis.call('PUBLISH', key('news'), cjson.encode(news))
+end
+
 local function seconds_of(now)
   return string.format('%.6f', now)
 end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from celery import Celery
 
@@ -30,6 +31,14 @@ def describe(name: str) -> dict[str, object]:
 @app.task(name="plainapp.explode")
 def explode(message: str) -> None:
     raise ValueError(message)
+
+
+@app.task(name="plainapp.note")
+def note(path: str, seconds: float, line: str) -> None:
+    """Adds a line to a file, then takes its time."""
+    with open(path, "a") as file:
+        file.write(line + "\n")
+    time.sleep(seconds)
 
 
 @app.task(name="plainapp.modules_of")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from avtomatika.api.app import create_app
+from avtomatika.api.app import create_app, make_runner
 from avtomatika.blueprint.blueprint import Blueprint
 from avtomatika.blueprint.registry import BlueprintRegistry
 from avtomatika.engine.explain import explain
@@ -19,6 +20,7 @@ from avtomatika.jobs import Client, Event, Job, new_id
 from avtomatika.settings import Settings, read_settings
 from avtomatika.state.base import Commit, TaskRecord
 from avtomatika.state.memory import MemoryStore
+from tests.support.lent import lend
 
 TOKEN = "a-client-token"
 HEADERS = {"X-Avtomatika-Token": TOKEN}
@@ -49,6 +51,9 @@ class StoringService:
     fault: BaseException | None = None
     closed: bool = False
 
+    def __post_init__(self) -> None:
+        lend(self)
+
     async def create(
         self,
         blueprint_name: str,
@@ -56,7 +61,9 @@ class StoringService:
         client: Client,
         priority: float = 0.0,
         tags: tuple[str, ...] = (),
+        webhook_url: str | None = None,
         idempotency_key: str | None = None,
+        repeated: Callable[[], None] = lambda: None,
     ) -> Job:
         if self.fault is not None:
             raise self.fault
@@ -67,21 +74,30 @@ class StoringService:
                 raise WrongStateError("this Idempotency-Key belongs to another body")
             found = await self.store.load(job_id)
             assert found is not None
+            repeated()
             return found
         now = time.time()
         job = Job(new_id(), blueprint.name, blueprint.start_state, created_at=now, updated_at=now)
         job = replace(job, initial_data=initial_data, client=client, priority=priority, tags=tuple(tags))
+        job = replace(job, webhook_url=webhook_url)
         event = Event(f"{job.id}:0:0", job.id, "job_created", now, state=job.current_state)
         await self.store.commit(Commit(job, None, events=(event,)))
         if idempotency_key is not None:
             self.keys[idempotency_key] = (job.id, initial_data)
         return job
 
+    @staticmethod
+    def clock() -> float:
+        return time.time()
+
     async def decide(self, job_id: str, decision: str, comment: str | None = None, who: str = "") -> None:
         self.decisions.append((job_id, decision, comment, who))
 
     async def explain(self, record: TaskRecord) -> dict[str, Any]:
         return await explain(self.store, record, time.time(), 30.0)
+
+    async def flush(self) -> None:
+        await self.store.flush()
 
     async def close(self) -> None:
         self.closed = True
@@ -100,10 +116,17 @@ def service() -> StoringService:
     return service
 
 
+class Server(TestServer):
+    """Serves as the facade does."""
+
+    async def _make_runner(self, **kwargs: Any) -> web.AppRunner:
+        return make_runner(self.app)
+
+
 Opener = Callable[[StoringService, Settings], Awaitable[TestClient[Any, Any]]]
 
 
 @pytest.fixture
 async def facade(service: StoringService, settings: Settings) -> AsyncIterator[TestClient[Any, Any]]:
-    async with TestClient(TestServer(create_app(service, settings)), headers=HEADERS) as client:
+    async with TestClient(Server(create_app(service, settings)), headers=HEADERS) as client:
         yield client

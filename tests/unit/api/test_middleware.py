@@ -9,10 +9,11 @@ import redis.exceptions
 from aiohttp.test_utils import TestClient, TestServer
 
 from avtomatika.api.app import create_app
-from avtomatika.api.auth import ClientTokens
+from avtomatika.api.clients import Account, Accounts
 from avtomatika.errors import ConfigurationError, StoreUnavailableError
 from avtomatika.jobs import Client
 from avtomatika.settings import Settings, read_settings
+from avtomatika.tokens import digest_of
 
 from .conftest import TOKEN, StoringService
 
@@ -46,7 +47,10 @@ async def test_public_calls_need_no_token(service: StoringService, settings: Set
         async with facade.get("/_public/status") as response:
             assert (response.status, await response.json()) == (200, {"status": "ok"})
         async with facade.get("/_public/ready") as response:
-            assert (response.status, await response.json()) == (200, {"status": "ready", "store": "ok", "broker": "ok"})
+            assert (response.status, await response.json()) == (
+                200,
+                {"status": "ready", "store": "ok", "broker": "ok", "history": "not configured"},
+            )
 
 
 async def test_ready_says_what_is_away(service: StoringService) -> None:
@@ -56,7 +60,12 @@ async def test_ready_says_what_is_away(service: StoringService) -> None:
         facade.get("/_public/ready") as response,
     ):
         assert response.status == 503
-        assert await response.json() == {"status": "unavailable", "store": "ok", "broker": "unavailable"}
+        assert await response.json() == {
+            "status": "unavailable",
+            "store": "ok",
+            "broker": "unavailable",
+            "history": "not configured",
+        }
 
 
 @pytest.mark.parametrize(
@@ -92,10 +101,12 @@ def test_no_token_no_facade(service: StoringService, monkeypatch: pytest.MonkeyP
 
 
 def test_tokens_are_kept_as_digests() -> None:
-    tokens = ClientTokens([("one", Client(name="a")), ("two", Client(name="b"))])
-    assert tokens.client_of("two") == Client(name="b")
-    assert tokens.client_of("three") is None
-    assert "two" not in repr(vars(tokens))
+    accounts = Accounts([Account(Client(name="a"), digest_of("one")), Account(Client(name="b"), digest_of("two"))])
+    found = accounts.account_of("two")
+    assert found is not None
+    assert found.client == Client(name="b")
+    assert accounts.account_of("three") is None
+    assert "two" not in repr(vars(accounts))
 
 
 async def test_the_service_is_closed_with_the_app(service: StoringService, settings: Settings) -> None:

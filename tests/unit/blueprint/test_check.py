@@ -250,6 +250,21 @@ BAD: dict[str, tuple[str, str, str]] = {
         "no aggregator",
         "aggregator_for('end')",
     ),
+    "an unknown state after a time": (
+        handler('actions.await_human_approval("log", "?", {"yes": "end"}, timeout_seconds=9, on_timeout="edn")  # here'),
+        "unknown state 'edn'",
+        "did you mean 'end'? Otherwise add a handler with handler_for('edn')",
+    ),
+    "a state after no time": (
+        handler('actions.await_human_approval("log", "?", {"yes": "end"}, on_timeout="end")  # here'),
+        "on_timeout is given and no time",
+        "give timeout_seconds, too",
+    ),
+    "a time that is none": (
+        handler('actions.await_human_approval("log", "?", {"yes": "end"}, timeout_seconds="soon")  # here'),
+        "await_human_approval: timeout_seconds must be a positive number",
+        "correct the value",
+    ),
     "an unknown policy": (
         handler('actions.dispatch_parallel([{"type": "a"}], "join", on_failure="fail-fast")  # here') + JOIN,
         "dispatch_parallel: on_failure 'fail-fast' is no policy",
@@ -413,6 +428,18 @@ async def clean_up(actions):
 @pytest.mark.parametrize("kind", FAILING)
 def test_a_failure_state_is_reached(kind: str, tmp_path: Path) -> None:
     assert load(write(tmp_path, handler(FAILING[kind]) + JOIN + CLEAN_UP)).check() == Report()
+
+
+@pytest.mark.parametrize("options", ["timeout_seconds=5", "on_timeout=None", "**initial_data"])
+def test_a_question_may_have_a_time_a_state_both_by_keywords_or_neither(options: str, tmp_path: Path) -> None:
+    call = f'actions.await_human_approval("log", "?", {{"yes": "end"}}, {options})'
+    assert load(write(tmp_path, handler(call))).check() == Report()
+
+
+@pytest.mark.parametrize("where", ['"clean_up"', '"end" if initial_data else "clean_up"', 'initial_data["where"]'])
+def test_the_state_after_a_time_is_reached(where: str, tmp_path: Path) -> None:
+    call = f'actions.await_human_approval("log", "?", {{"yes": "end"}}, 60, {where})'
+    assert load(write(tmp_path, handler(call) + CLEAN_UP)).check() == Report()
 
 
 @pytest.mark.parametrize("option", ["", ", failure_state=None", ', failure_state="end"'])

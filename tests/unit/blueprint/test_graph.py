@@ -170,6 +170,24 @@ def test_where_a_failed_fan_out_leads_is_drawn() -> None:
     assert edges == {("start", "join", None), ("start", "clean_up", "failure")}
 
 
+def test_where_a_question_leads_that_nobody_answers_is_drawn() -> None:
+    bp = Blueprint("asking")
+
+    @bp.handler_for("ask", is_start=True)
+    async def ask(actions: Any) -> None:
+        actions.await_human_approval("log", "fine?", {"approved": "end"}, timeout_seconds=60, on_timeout="late")
+
+    for state in ("late", "end"):
+
+        @bp.handler_for(state, is_end=True)
+        async def end() -> None: ...
+
+    bp.freeze()
+    assert '-> "late" [label="timeout", style=solid]' in bp.graph("dot")
+    edges = {(t["target"], t["status"]) for t in json.loads(bp.graph("json"))["transitions"]}
+    assert edges == {("end", "approved"), ("late", "timeout")}
+
+
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="there are dot, mermaid, json, svg"):
         sample().graph("png")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from aiohttp import web
@@ -23,9 +24,11 @@ from avtomatika.jobs import Client, Event, Job, JobStatus, WorkerRecord, new_id
 from avtomatika.settings import get_settings, read_settings
 from avtomatika.state.base import Commit, Reputation, TaskRecord
 from avtomatika.state.memory import MemoryStore
+from tests.support.lent import lend
 
 TOKEN = "the-token"
 Run = Callable[..., Result]
+T = TypeVar("T")
 
 
 class EndingService:
@@ -33,10 +36,16 @@ class EndingService:
 
     def __init__(self) -> None:
         self.store = MemoryStore()
+        self.decisions: list[tuple[str, str, str | None, str]] = []
         self.blueprints = BlueprintRegistry()
         blueprint = Blueprint("hello")
         blueprint.handler_for("start", is_start=True, is_end=True)(lambda: None)
         self.blueprints.register(blueprint)
+        lend(self)
+
+    @staticmethod
+    def clock() -> float:
+        return time.time()
 
     async def create(
         self,
@@ -45,7 +54,9 @@ class EndingService:
         client: Client,
         priority: float = 0.0,
         tags: tuple[str, ...] = (),
+        webhook_url: str | None = None,
         idempotency_key: str | None = None,
+        repeated: Callable[[], None] = lambda: None,
     ) -> Job:
         blueprint, now = self.blueprints.get(blueprint_name), time.time()
         status = JobStatus(initial_data.get("status", "finished"))
@@ -64,6 +75,9 @@ class EndingService:
         await self.store.commit(Commit(job, None, events=(Event(f"{job.id}:0:0", job.id, "job_created", now, state="start"),)))
         return job
 
+    async def decide(self, job_id: str, decision: str, comment: str | None = None, who: str = "") -> None:
+        self.decisions.append((job_id, decision, comment, who))
+
     async def explain(self, record: TaskRecord) -> dict[str, Any]:
         return await explain(self.store, record, time.time(), 30.0)
 
@@ -77,13 +91,45 @@ class Served:
     service: EndingService
 
 
+@dataclass
+class Here:
+    """A facade in a thread of its own."""
+
+    url: str
+    loop: asyncio.AbstractEventLoop
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs something where the facade runs."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+
+@contextmanager
+def serving(make: Callable[[], Coroutine[Any, Any, Any]]) -> Iterator[Here]:
+    """Serves a service that is made on the facade's own loop."""
+    loop = asyncio.new_event_loop()
+
+    async def start() -> tuple[web.AppRunner, str]:
+        runner = web.AppRunner(create_app(await make(), read_settings(client_token=TOKEN)), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    runner, url = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    here = Here(url, loop)
+    yield here
+    here.do(runner.cleanup())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
 @pytest.fixture
 def facade() -> Iterator[Served]:
     service = EndingService()
-    loop = asyncio.new_event_loop()
-    runner = web.AppRunner(create_app(service, read_settings(client_token=TOKEN)))
 
-    async def start() -> str:
+    async def make() -> EndingService:
         record = WorkerRecord(
             "worker-1@here",
             "boot",
@@ -97,18 +143,10 @@ def facade() -> Iterator[Served]:
         )
         await service.store.register(record, time.time(), 600)
         await service.store.set_reputation(record.id, Reputation(0.75, 20))
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+        return service
 
-    url = loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield Served(url, service)
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with serving(make) as here:
+        yield Served(here.url, service)
 
 
 @pytest.fixture

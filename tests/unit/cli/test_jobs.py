@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avtomatika.jobs import JobStatus, Message, TaskInfo
+from avtomatika.jobs import Approval, JobStatus, Message, TaskInfo
 from avtomatika.state.base import Entry, NewTask
 from tests.support.records import a_job, a_task, change, creation
 
@@ -41,8 +41,9 @@ def test_submit_show_list_history(run: Run, here: dict[str, str]) -> None:
 def test_the_exit_code_tells_how_a_job_ended(run: Run, here: dict[str, str], status: str, code: int) -> None:
     done = run("job", "submit", "hello", json.dumps({"status": status}), "--watch", "--json", env=here)
     assert done.exit_code == code
-    assert json.loads(done.output)["status"] == status
-    watched = run("job", "watch", json.loads(done.output)["id"], env=here)
+    event, ended = map(json.loads, done.output.splitlines())
+    assert (event["event_type"], ended["status"]) == ("job_created", status)
+    watched = run("job", "watch", ended["id"], env=here)
     assert watched.exit_code == code
     assert status in watched.output
 
@@ -63,6 +64,8 @@ def test_initial_data_from_a_file(run: Run, here: dict[str, str]) -> None:
         (["show", "nope"], 1, "unknown job 'nope'"),
         (["watch", "nope"], 1, "unknown job 'nope'"),
         (["history", "nope"], 1, "unknown job 'nope'"),
+        (["decide", "nope", "approved"], 1, "unknown job 'nope'"),
+        (["decide", "nope"], 2, "DECISION"),
         (["ls", "--status", "nope"], 2, "nope"),
         (["show"], 2, "JOB_ID"),
     ],
@@ -71,6 +74,28 @@ def test_refusals(run: Run, here: dict[str, str], arguments: list[str], code: in
     done = run("job", *arguments, env=here)
     assert done.exit_code == code
     assert words in done.output
+
+
+async def _store_question(service: EndingService) -> str:
+    job = a_job(id="asking-job", created_at=time.time())
+    await service.store.commit(creation(job))
+    approval = Approval("a1", "log", "Ship it?", {"approved": "end", "rejected": "end"}, "0", time.time(), time.time() + 60)
+    await service.store.commit(change(job, status=JobStatus.WAITING_FOR_HUMAN, waiting=approval))
+    return job.id
+
+
+def test_a_question_is_shown_and_answered(run: Run, here: dict[str, str], facade: Served) -> None:
+    job_id = asyncio.run(_store_question(facade.service))
+
+    lines = [line.split() for line in run("job", "show", job_id, env=here).output.splitlines()]
+    assert ["question", "Ship", "it?"] in lines
+    assert ["decisions", "approved,", "rejected"] in lines
+    done = run("job", "decide", job_id, "approved", "--comment", "fine", env=here)
+
+    assert (done.exit_code, done.output) == (0, f"{job_id}: approved\n")
+    assert facade.service.decisions == [(job_id, "approved", "fine", "default")]
+    answered = run("job", "decide", job_id, "approved", "--json", env=here)
+    assert json.loads(answered.output) == {"status": "approval_received", "job_id": job_id}
 
 
 def test_the_token_of_the_data_directory(run: Run, facade: Served, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from avtomatika import __version__
+from avtomatika.api.clients import read_accounts
+from avtomatika.api.workertokens import read_worker_tokens
 from avtomatika.cli.main import _COMMANDS, main
+from avtomatika.settings import read_settings
 
 from .conftest import Run
 
@@ -129,6 +134,46 @@ def test_doctor_on_a_data_directory_where_nothing_runs(run: Run, tmp_path: Path)
     assert any("no `avtomatika up` runs" in problem for problem in json.loads(done.output)["problems"])
 
 
+def test_a_new_token_is_shown_with_the_lines_that_let_it_in(run: Run, tmp_path: Path) -> None:
+    for name in ("acme", "a.b c"):
+        token, _, _, *lines = run("token", "new", "--client", name, "--admin").output.splitlines()
+        (tmp_path / "clients.toml").write_text("\n".join(lines))
+        settings = read_settings(client_token=None, clients_config_path=tmp_path / "clients.toml")
+        found = read_accounts(settings).account_of(token)
+        assert found is not None
+        assert (found.client.name, found.client.admin) == (name, True)
+        assert token not in "\n".join(lines)
+
+
+def test_a_new_token_of_a_worker_as_json(run: Run, tmp_path: Path) -> None:
+    made = json.loads(run("token", "new", "--worker", "gpu@host", "--json").output)
+    assert made["file"] == "workers.toml"
+    (tmp_path / "workers.toml").write_text(made["toml"])
+    settings = read_settings(global_worker_token=None, workers_config_path=tmp_path / "workers.toml")
+    identity = read_worker_tokens(settings).identity_of(made["token"])
+    assert identity is not None
+    assert identity.worker_id == "gpu@host"
+    assert made["token"] != json.loads(run("token", "new", "--json").output)["token"]
+
+
+@pytest.mark.parametrize("options", [("--client", "a", "--worker", "b"), ("--worker", "b", "--admin"), ("--client", "a\nb")])
+def test_a_token_of_two_kinds_is_refused(run: Run, options: tuple[str, ...]) -> None:
+    assert run("token", "new", *options).exit_code == 2
+
+
+def test_doctor_reads_the_files_of_tokens(run: Run, blueprints: Path, tmp_path: Path) -> None:
+    (tmp_path / "clients.toml").write_text("[a]\nplan = 1\n")
+    (tmp_path / "workers.toml").write_text("[w]\ntoken = 1\n")
+    env = {
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "CLIENTS_CONFIG_PATH": str(tmp_path / "clients.toml"),
+        "WORKERS_CONFIG_PATH": str(tmp_path / "workers.toml"),
+    }
+    problems = json.loads(run("doctor", "--json", env=env).output)["problems"]
+    assert any("clients.toml:1: " in problem for problem in problems)
+    assert any("workers.toml:2: " in problem for problem in problems)
+
+
 def test_settings_that_do_not_fit(run: Run) -> None:
     done = run("up", env={"API_PORT": "many"})
     assert (done.exit_code, "API_PORT" in done.output) == (2, True)
@@ -137,3 +182,44 @@ def test_settings_that_do_not_fit(run: Run) -> None:
 def test_no_facade_without_a_token(run: Run) -> None:
     done = run("server", env={"REDIS_URL": "redis://127.0.0.1:1/0"})
     assert (done.exit_code, "CLIENT_TOKEN" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(run: Run, shell: str) -> None:
+    done = run("completion", shell)
+    assert done.exit_code == 0
+    assert f"_AVTOMATIKA_COMPLETE={shell}_complete" in done.stdout
+    assert run("completion", "cmd").exit_code == 2
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes() -> None:
+    script = """
+        eval "$(avtomatika completion bash)"
+        COMP_WORDS=(avtomatika job re) COMP_CWORD=2
+        _avtomatika_completion avtomatika
+        echo "${COMPREPLY[@]}"
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
+    )
+    assert sorted(done.stdout.split()) == ["resume", "retry"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--pin"], "belong to --live"),
+        (["--migrate", "a=b"], "belong to --live"),
+        (["--live", "--pin", "--fail"], "give one of the two"),
+        (["--live", "--migrate", "a"], "write --migrate old=new"),
+        (["--live", "--migrate", "a=b", "--migrate", "a=c"], "two states for 'a'"),
+    ],
+)
+def test_blueprint_check_of_live_jobs_refuses_what_does_not_fit_together(
+    run: Run, blueprints: Path, arguments: list[str], said: str
+) -> None:
+    done = run("blueprint", "check", *arguments)
+
+    assert (done.exit_code, said in done.output) == (2, True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from avtomatika.blueprint.blueprint import Blueprint
+from avtomatika.engine.approvals import decide
 from avtomatika.errors import UnknownJobError, WrongStateError
 from avtomatika.jobs import Approval, FanOut, JobStatus, SubJob, TaskInfo
 from tests.support.machine import Machine, ended
@@ -205,7 +206,9 @@ async def test_a_plain_task_returns_data_whatever_it_looks_like() -> None:
     assert isinstance(waiting, TaskInfo)
     assert (message.queue, message.declare, waiting.is_plain) == ("fleet", "nothing", True)
 
+    machine.queue.clear()
     await machine.engine.resume(job_id, waiting.id, {"status": "sent", "data": "by post"})
+    await machine.pump()
 
     assert ended(await machine.job(job_id)) == (JobStatus.FINISHED, "end", {"status": "sent", "data": "by post"})
 
@@ -405,7 +408,7 @@ def _approval() -> Blueprint:
 
     @blueprint.handler_for("ask", is_start=True)
     async def ask(actions: Any) -> None:
-        actions.await_human_approval("web", "Shall we?", {"approved": "yes", "rejected": "no"})
+        actions.await_human_approval("log", "Shall we?", {"approved": "yes", "rejected": "no"})
 
     for state in ("yes", "no"):
 
@@ -423,7 +426,7 @@ async def test_a_person_decides() -> None:
     assert isinstance(job.waiting, Approval)
     assert machine.queue == []
 
-    await machine.engine.decide(job.id, "rejected", comment="too dear", who="ann")
+    await decide(machine.engine, job.id, "rejected", comment="too dear", who="ann")
     await machine.drive()
 
     said = {"decision": "rejected", "comment": "too dear", "by": "ann"}
@@ -435,14 +438,14 @@ async def test_a_decision_counts_once_and_only_where_one_is_asked_for() -> None:
     job = await machine.run("approval")
 
     with pytest.raises(UnknownJobError):
-        await machine.engine.decide("nobody", "approved")
+        await decide(machine.engine, "nobody", "approved")
     with pytest.raises(WrongStateError, match="approved, rejected"):
-        await machine.engine.decide(job.id, "perhaps")
-    with pytest.raises(WrongStateError, match="token"):
-        await machine.engine.decide(job.id, "approved", token="a wrong one")
-    await machine.engine.decide(job.id, "approved")
+        await decide(machine.engine, job.id, "perhaps")
+    with pytest.raises(WrongStateError, match="another question"):
+        await decide(machine.engine, job.id, "approved", approval_id="an older one")
+    await decide(machine.engine, job.id, "approved")
     with pytest.raises(WrongStateError, match="waits for no decision"):
-        await machine.engine.decide(job.id, "rejected")
+        await decide(machine.engine, job.id, "rejected")
     await machine.drive()
 
     assert (await machine.job(job.id)).current_state == "yes"

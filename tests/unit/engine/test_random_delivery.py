@@ -199,7 +199,7 @@ def _count(events: list[Event], *types: str) -> list[int]:
     return [sum(event.event_type == kind for event in events) for kind in types]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), push=st.booleans())
 def test_each_job_ends_once_whatever_happens_to_its_messages(seed: int, push: bool) -> None:
     asyncio.run(Chaos(seed, push).run())

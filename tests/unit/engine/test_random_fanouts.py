@@ -108,7 +108,7 @@ class FanOuts(Chaos):
             assert need <= succeeded <= good
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), push=st.booleans())
 def test_a_fan_out_comes_to_its_verdict_whatever_happens(seed: int, push: bool) -> None:
     asyncio.run(FanOuts(seed, push).run())

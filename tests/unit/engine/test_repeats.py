@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from avtomatika.blueprint.blueprint import Blueprint
-from avtomatika.jobs import FanOut, Job, JobStatus, Message, TaskInfo, WorkerRecord
-from tests.support.machine import Machine
+from avtomatika.jobs import FanOut, Job, JobStatus, Message, Result, TaskInfo, WorkerRecord
+from tests.support.machine import Killed, Machine
 
 
 def _blueprint() -> Blueprint:
@@ -178,3 +179,60 @@ async def test_a_second_orchestrator_leaves_a_job_in_work_alone(machine: Machine
     assert machine.store.stream == before
     assert await machine.store.claims("other") == ({job_id: step.key}, [])
     assert await machine.store.ledger_get(step.key or "") is not None
+
+
+async def test_a_late_message_that_comes_before_the_recovery_does_not_lose_what_a_dead_process_was_in_the_middle_of() -> None:
+    blueprint, dies = Blueprint("b"), [True]
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        actions.transition_to("end")
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end() -> str:
+        if dies and dies.pop():
+            raise Killed
+        return "done"
+
+    machine = await Machine(blueprint).start()
+    job_id = await machine.create("b")
+    await machine.pump()  # the process dies between two states: only its claim tells that the job goes on
+    assert (await machine.job(job_id)).status is JobStatus.RUNNING
+    assert machine.queue == []
+
+    await machine.engine.resume(job_id, "an attempt that is over", {**Result.success().to_dict(), "meta": {}})
+
+    await machine.drive()
+    assert (await machine.job(job_id)).result == "done"
+
+
+async def test_a_process_that_counts_as_dead_goes_on_and_dies_while_another_has_its_job() -> None:
+    blueprint, gates, dies = Blueprint("b"), [asyncio.Event(), asyncio.Event()], [True]
+    waits = iter(gates)
+
+    @blueprint.handler_for("start", is_start=True)
+    async def start(actions: Any) -> None:
+        await next(waits).wait()
+        actions.transition_to("end")
+
+    @blueprint.handler_for("end", is_end=True)
+    async def end() -> str:
+        if dies and dies.pop():
+            raise Killed
+        return "done"
+
+    machine = await Machine(blueprint).start()
+    job_id = await machine.create("b")
+    message = machine.queue.pop()
+    first = asyncio.create_task(machine.deliver(message))
+    await asyncio.sleep(0)
+    await machine.restart_orchestrator()
+    second = asyncio.create_task(machine.deliver(message))
+    await asyncio.sleep(0)
+    gates[0].set()
+    await first  # it goes from one state to the next, and is dead
+    gates[1].set()
+    await second  # comes too late with the same, and lets go of the job
+
+    await machine.drive()
+    assert (await machine.job(job_id)).result == "done"

@@ -12,6 +12,8 @@ from avtomatika.jobs import Result, ResultError, RetryPolicy, TaskInfo
 TRANSIENT, PERMANENT, INVALID = "TRANSIENT_ERROR", "PERMANENT_ERROR", "INVALID_INPUT_ERROR"
 ALL = {"success": "good", "failure": "bad", "timeout": "late", "cancelled": "clean_up", "odd": "strange"}
 TO_FAILURE = RetryPolicy(then="failure")
+ON_LIMIT = RetryPolicy(retry_on=["RATE_LIMITED"])
+ON_TIMEOUT = RetryPolicy(retry_on=["TIMEOUT"])
 
 
 def _info(transitions: dict[str, str] | None = None, **fields: Any) -> TaskInfo:
@@ -63,6 +65,26 @@ def _failure(code: str, message: str = "m") -> Result:
         (_info({"failure": "bad"}), Result("timeout"), Verdict.FAILED, None),
         (_info(), Result("cancelled"), Verdict.NEXT, "clean_up"),
         (_info({"failure": "bad"}), Result("cancelled"), Verdict.CANCELLED, None),
+        # what the policy names is tried again, and nothing else
+        (_info(retries=ON_LIMIT), _failure("RATE_LIMITED"), Verdict.RETRY, None),
+        (_info(attempt=4, retries=ON_LIMIT), _failure("RATE_LIMITED"), Verdict.QUARANTINED, None),
+        (_info(retries=ON_LIMIT), _failure(TRANSIENT), Verdict.QUARANTINED, None),
+        (_info(retries=ON_LIMIT), Result("failure"), Verdict.QUARANTINED, None),
+        (_info(retries=ON_LIMIT), _failure("NO_PAPER"), Verdict.NEXT, "bad"),
+        (_info(retries=ON_LIMIT), Result("timeout"), Verdict.NEXT, "late"),
+        (_info(retries=RetryPolicy(retry_on=[TRANSIENT])), Result("failure"), Verdict.RETRY, None),
+        (_info(retries=RetryPolicy(retry_on=[PERMANENT])), _failure(PERMANENT), Verdict.RETRY, None),
+        (_info(retries=RetryPolicy(retry_on=())), _failure(TRANSIENT), Verdict.QUARANTINED, None),
+        (
+            _info(attempt=2, retries=RetryPolicy(2, retry_on=["NO_PAPER"], then="failure")),
+            _failure("NO_PAPER"),
+            Verdict.NEXT,
+            "bad",
+        ),
+        # ... timeouts, too; once it is enough, they go their own way
+        (_info(retries=ON_TIMEOUT), Result("timeout"), Verdict.RETRY, None),
+        (_info(attempt=4, retries=ON_TIMEOUT), Result("timeout"), Verdict.NEXT, "late"),
+        (_info({"failure": "bad"}, attempt=4, retries=ON_TIMEOUT), Result("timeout"), Verdict.QUARANTINED, None),
         # the error classes belong to failures only
         (_info(), Result("odd", error=ResultError(PERMANENT, "m")), Verdict.NEXT, "strange"),
     ],
@@ -87,6 +109,10 @@ def test_a_result_of_a_single_dispatch(info: TaskInfo, result: Result, verdict: 
         (_info(), Result("timeout"), Verdict.NEXT),
         (_info(), Result("cancelled"), Verdict.NEXT),
         (_info(), Result("odd"), Verdict.NEXT),
+        (_info(retries=ON_LIMIT), _failure("RATE_LIMITED"), Verdict.RETRY),
+        (_info(retries=ON_LIMIT), _failure(TRANSIENT), Verdict.NEXT),
+        (_info(retries=ON_TIMEOUT), Result("timeout"), Verdict.RETRY),
+        (_info(attempt=4, retries=ON_TIMEOUT), Result("timeout"), Verdict.NEXT),
     ],
 )
 def test_a_result_of_a_branch(info: TaskInfo, result: Result, verdict: Verdict) -> None:
@@ -133,6 +159,24 @@ def test_the_pause_doubles_up_to_a_minute_with_jitter(policy: RetryPolicy, failu
 
     assert all(0.75 * middle <= wait <= 1.25 * middle for wait in waits)
     assert middle == 0 or len(set(waits)) > 100
+
+
+@pytest.mark.parametrize(
+    ("policy", "failures", "least", "most"),
+    [
+        (RetryPolicy(backoff_seconds=10, max_backoff_seconds=15), 1, 7.5, 12.5),
+        (RetryPolicy(backoff_seconds=10, max_backoff_seconds=15), 2, 11.25, 18.75),
+        (RetryPolicy(max_backoff_seconds=600), 10, 384.0, 640.0),
+        (RetryPolicy(jitter=0), 3, 4.0, 4.0),
+        (RetryPolicy(jitter=1), 1, 0.0, 2.0),
+        (RetryPolicy(max_backoff_seconds=0), 5, 0.0, 0.0),
+    ],
+)
+def test_a_policy_sets_the_longest_pause_and_its_jitter(policy: RetryPolicy, failures: int, least: float, most: float) -> None:
+    waits = [backoff(policy, failures, 1.0) for _ in range(200)]
+
+    assert all(least <= wait <= most for wait in waits)
+    assert policy.jitter == 0 or most == 0 or max(waits) - min(waits) > 0.5 * (most - least)
 
 
 def test_attempts_count_without_those_that_a_dying_worker_cost() -> None:

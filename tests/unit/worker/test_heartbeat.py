@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -58,7 +59,12 @@ class Bench:
         self.looks = 0
         self.stopped: list[str] = []
         runtime: Any = SimpleNamespace(
-            store=self.store, settings=settings, loop=asyncio.get_running_loop(), worker_id="worker@here", boot_id="boot"
+            store=self.store,
+            settings=settings,
+            loop=asyncio.get_running_loop(),
+            worker_id="worker@here",
+            boot_id="boot",
+            clock=time.time,
         )
         self.replaced: list[bool] = []
         self.heartbeat = Heartbeat(runtime, self.record, self.stopped.extend, lambda: self.replaced.append(True))

@@ -30,7 +30,7 @@ from avtomatika.state.base import TaskRecord
 from avtomatika.state.memory import MemoryStore
 from avtomatika.state.memory_base import Change
 from avtomatika.worker import runner, sdk
-from avtomatika.worker.pool import TaskRequest
+from avtomatika.worker.pool import Requeue, TaskRequest
 from avtomatika.worker.sdk import TaskDeclaration, Worker
 from tests.support.records import a_job, change, creation, dispatched
 
@@ -60,6 +60,7 @@ class Bench:
             publisher=SimpleNamespace(flush=self._flush),
             hot_cache=set(),
             loop=asyncio.get_running_loop(),
+            clock=time.time,
         )
         runner.register(self.app, self.runtime, worker.tasks["work"])  # type: ignore[arg-type]
         self.task = self.app.tasks["work"]
@@ -361,6 +362,39 @@ async def test_a_store_that_is_away_for_a_moment_costs_neither_the_claim_nor_the
     assert calls == [1]
 
 
+async def test_a_claim_that_was_made_although_the_store_did_not_answer_is_ones_own() -> None:
+    bench = Bench(lambda: 7)
+    claim, asked = bench.store.claim_task, [1]
+
+    async def lost(*args: Any, **kwargs: Any) -> Any:
+        done = await claim(*args, **kwargs)
+        if asked and asked.pop():
+            raise StoreUnavailableError("away")
+        return done
+
+    bench.store.claim_task = lost  # type: ignore[method-assign]
+    assert await bench.run() == Result.success({"result": 7})
+
+
+async def test_a_report_that_arrived_although_the_store_did_not_answer_is_not_late() -> None:
+    bench = Bench(lambda: 7)
+    finish, asked = bench.store.finish_task, [1]
+
+    async def lost(*args: Any, **kwargs: Any) -> Any:
+        done = await finish(*args, **kwargs)
+        if asked and asked.pop():
+            bench.store._drop_task(args[0], Change(0))  # the orchestrator has taken the result meanwhile
+            raise StoreUnavailableError("away")
+        return done
+
+    bench.store.finish_task = lost  # type: ignore[method-assign]
+    await bench.task.run_async(await bench.dispatch())
+
+    assert asked == []
+    assert len(bench.pushed) == 1
+    assert [outcome for _, outcome in await bench.store.outcomes(bench.runtime.worker_id)] == ["success"]
+
+
 def _away_once(call: Any) -> Any:
     asked: list[int] = []
 
@@ -374,6 +408,39 @@ def _away_once(call: Any) -> Any:
 
 
 # --- Progress ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_that_the_store_has_lost_is_made_again_when_the_message_comes_again() -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+    runs: list[int] = []
+
+    async def work() -> dict[str, Any]:
+        runs.append(1)
+        begun.set()
+        await go.wait()
+        return {}
+
+    bench = Bench(work)
+    request = await bench.dispatch()
+    running = asyncio.ensure_future(bench.task.run_async(request))
+    await begun.wait()
+    await bench.store.release_task("task", "boot", time.time())  # as data of a moment ago would have it
+
+    assert await bench.task.run_async(request) is None
+
+    assert (await bench.record()).boot_id == "boot"
+    go.set()
+    await running
+    assert ((await bench.record()).state, runs) == (TaskState.DONE, [1])
+
+
+async def test_a_result_counts_although_the_store_has_lost_the_claim() -> None:
+    async def work() -> dict[str, Any]:
+        await bench.store.release_task("task", "boot", time.time())
+        return {"a": 1}
+
+    bench = Bench(work)
+    assert (await bench.run()).data == {"a": 1}
 
 
 async def test_progress_of_a_coroutine_is_stored_before_it_goes_on() -> None:
@@ -503,14 +570,14 @@ async def test_a_store_that_is_away_for_others_messages_holds_up_no_attempt() ->
     flushed, bench.runtime.publisher.flush = bench.runtime.publisher.flush, flush
     claim = bench.store.claim_task
 
-    async def claimed(*args: Any) -> Any:
-        done = await claim(*args)
+    async def claimed(*args: Any, **kwargs: Any) -> Any:
+        done = await claim(*args, **kwargs)
         bench.runtime.publisher.flush = flush
         return done
 
-    async def finished(*args: Any) -> Any:
+    async def finished(*args: Any, **kwargs: Any) -> Any:
         bench.runtime.publisher.flush = flushed
-        return await finish(*args)
+        return await finish(*args, **kwargs)
 
     finish = bench.store.finish_task
     bench.store.claim_task, bench.store.finish_task = claimed, finished  # type: ignore[method-assign]
@@ -536,3 +603,35 @@ async def test_a_thread_keeps_its_slot_however_often_its_task_is_stopped() -> No
 
     go.set()
     await asyncio.wait({running})
+    assert isinstance(running.exception(), Requeue)
+
+
+@pytest.mark.parametrize("method", ["claim_task", "finish_task"])
+async def test_a_stop_while_the_store_answers_leaves_nothing_half_done(method: str) -> None:
+    ran: list[bool] = []
+
+    async def work(params: Any) -> None:
+        ran.append(True)
+
+    bench = Bench(work)
+    request = await bench.dispatch()
+    call, asked, go = getattr(bench.store, method), asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any, **kwargs: Any) -> Any:
+        asked.set()
+        await go.wait()
+        return await call(*args, **kwargs)
+
+    setattr(bench.store, method, slow)
+    running = asyncio.ensure_future(bench.task.run_async(request))
+    await asked.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.wait({running})
+
+    record = await bench.record()
+    assert ran == ([] if method == "claim_task" else [True])
+    assert record.state is (TaskState.DISPATCHED if method == "claim_task" else TaskState.DONE)
+    assert len(bench.pushed) == (method == "finish_task")
+    assert await bench.store.claims("boot") == ({}, [])

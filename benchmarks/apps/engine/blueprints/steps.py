@@ -1,6 +1,18 @@
-"""A job of one step and a job of three, with tasks that do nothing."""
+"""A job without a task, one of one and one of three, with tasks that do nothing."""
 
 from avtomatika import Blueprint
+
+none = Blueprint("no_step")
+
+
+@none.handler_for("first", is_start=True)
+async def first_of_none(actions):
+    actions.transition_to("end")
+
+
+@none.handler_for("end", is_end=True)
+async def end_of_none(): ...
+
 
 one = Blueprint("one_step")
 

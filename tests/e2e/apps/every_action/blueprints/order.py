@@ -35,7 +35,7 @@ async def packed(actions, aggregation_results, state_history):
 
 @order.handler_for("approve")
 async def approve(actions, job_id):
-    actions.await_human_approval("console", f"Ship {job_id}?", {"approved": "shipped", "rejected": "refused"})
+    actions.await_human_approval("log", f"Ship {job_id}?", {"approved": "shipped", "rejected": "refused"})
 
 
 @order.handler_for("shipped", is_end=True)

@@ -82,3 +82,15 @@ async def explode_softly(actions, message):
 @mending.handler_for("mended", is_end=True)
 async def mended():
     return "mended"
+
+
+noting = Blueprint("noting")
+
+
+@noting.handler_for("note", is_start=True)
+async def note(actions, path, seconds, line):
+    actions.dispatch_task("plainapp.note", {"path": path, "seconds": seconds, "line": line}, {"success": "noted"}, queue=FLEET)
+
+
+@noting.handler_for("noted", is_end=True)
+async def noted(): ...
