@@ -39,6 +39,8 @@ async def read_body(request: web.Request) -> bytes:
 
     Raises:
         RequestError: 400 broken, 408 too slow, 413 too large (packed or unpacked), 415 an encoding that is not known here.
+            Chunks that are broken and come after their head are 408 as well: aiohttp reads nothing more from such a
+            connection and does not tell its reader, so that the body's time runs out.
     """
     if BODY not in request:
         request[BODY] = await _read(request)

@@ -219,8 +219,20 @@ def test_a_body_that_breaks_off(facade: Facade) -> None:
     with socket.create_connection(("127.0.0.1", facade.port), timeout=30) as connection:
         lines = head("/api/v1/hello", "POST", Content_Length="100")
         connection.sendall(lines.replace("\n", "\r\n").encode() + b'\r\n\r\n{"a"')
-    lines = head("/api/v1/hello", "POST", Transfer_Encoding="chunked")
-    assert exchange(facade, lines, b"zz\r\n")[0] == 400
+
+
+def test_a_chunk_of_no_size(facade: Facade) -> None:
+    whole = head("/api/v1/hello", "POST", Transfer_Encoding="chunked") + "\n\nzz"
+    assert exchange(facade, whole)[0] == 400
+
+
+def test_a_chunk_of_no_size_after_its_head(facade: Facade) -> None:
+    with socket.create_connection(("127.0.0.1", facade.port), timeout=30) as connection:
+        lines = head("/api/v1/hello", "POST", Transfer_Encoding="chunked", Expect="100-continue")
+        connection.sendall(lines.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+        assert connection.recv(1024).startswith(b"HTTP/1.1 100 ")  # the head has been read: the rest is a later packet
+        connection.sendall(b"zz\r\n")
+        assert _answer(connection)[0] == 408
 
 
 _TRICKS = [
