@@ -194,12 +194,19 @@ class Service:
         await self.store.close()
 
 
-async def open_service(settings: Settings, app: Celery | None = None, *, blueprints: BlueprintRegistry | None = None) -> Service:
+async def open_service(
+    settings: Settings,
+    app: Celery | None = None,
+    *,
+    blueprints: BlueprintRegistry | None = None,
+    patience: float = STORE_PATIENCE_SECONDS,
+) -> Service:
     """A service for these settings.
 
     Args:
         app: without one, one is made that only publishes.
         blueprints: in place of those of BLUEPRINTS_DIR.
+        patience: seconds after which a call that the store has not answered fails.
     """
     from avtomatika.celery import configuration
     from avtomatika.runtime import Runtime, open_store
@@ -209,7 +216,7 @@ async def open_service(settings: Settings, app: Celery | None = None, *, bluepri
         app.conf.update(configuration(settings))
     runtime = Runtime(app, settings)
     runtime.worker_id = f"service-{os.getpid()}"
-    runtime.store = open_store(settings, STORE_PATIENCE_SECONDS, runtime.clock)
+    runtime.store = open_store(settings, patience, runtime.clock)
     with suppress(StoreUnavailableError):  # the first call that it answers will do
         await runtime.store.synchronise()
     if blueprints is not None:

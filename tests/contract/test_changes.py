@@ -90,7 +90,7 @@ async def test_a_follower_hears_of_a_redis_that_goes(own_redis: RedisServer, nam
 
 
 async def test_a_follower_waits_longer_than_the_store_may_take_to_answer(redis_server: RedisServer, namespace: str) -> None:
-    store = RedisStore(connect(redis_server.url), namespace, patience=0.5)
+    store = RedisStore(connect(redis_server.url), namespace, patience=1.5)
     async with aclosing(store.changes()) as changes:
         assert [set(await anext(changes)) for _ in range(2)] == [set(), set()]
     await store.close()

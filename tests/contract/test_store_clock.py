@@ -23,7 +23,7 @@ class Odd:
 
 
 def _store(url: str, clock: StoreClock) -> RedisStore:
-    return RedisStore(connect(url), "clock", clock=clock, patience=0.5)
+    return RedisStore(connect(url), "clock", clock=clock, patience=5)
 
 
 async def _theirs(server: RedisServer) -> float:

@@ -156,10 +156,12 @@ async def test_the_client_api(table: Table) -> None:
     await ask("POST", "/api/v1/jobs", 401, {"blueprint": "echo"}, token="wrong")
     body = {"blueprint": "echo", "initial_data": {"b": 1}, "priority": 3, "tags": ["t"], "webhook_url": "https://example.com/x"}
     tagged = (await ask("POST", "/api/v1/jobs", 202, body, token=ACME))["job_id"]
-    await table.create("echo", OTHER)
+    other = await table.create("echo", OTHER)
     await ask("POST", "/api/v1/jobs", 429, {"blueprint": "echo"}, token=OTHER)
 
     # Reading: a client sees its own jobs, an admin all.
+    for job_id in (first["job_id"], other):
+        await table.reaches(job_id, "finished")
     job = await table.reaches(tagged, "finished")
     assert (job["result"], job["tags"], job["priority"], job["client"]) == ({"b": 1}, ["t"], 3.0, "acme")
     assert job["webhook"]["url"] == "https://example.com/x"

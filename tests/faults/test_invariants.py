@@ -75,7 +75,8 @@ async def test_an_orchestrator_killed_between_commit_and_publish(apart: Any, mom
         proxy.cut()  # what it was about to say is lost
         proxy.thaw()
         with shapes.clients()[0] as state:
-            assert state.hlen(f"{shapes.env['NAMESPACE']}:outbox") == 1
+            outbox = f"{shapes.env['NAMESPACE']}:outbox"
+            await eventually_async(lambda: asyncio.to_thread(lambda: state.hlen(outbox) == 1))  # a worker's own entry goes
         assert not (await engine.service.store.load(job.id)).status.is_terminal
 
         orchestrator.start()
@@ -181,14 +182,16 @@ async def test_a_task_that_kills_its_workers_is_quarantined_and_others_are_unhar
                     shapes.died[worker.pid] = now()
                     worker.start()
             await asyncio.sleep(0.1)
-            if deaths <= 1:
+            if deaths == 0:
                 await shapes.create(engine, "single")
         assert job.status is JobStatus.QUARANTINED
         assert "does the task kill its worker?" in str(job.error_message)
         for other in await shapes.all_ended(engine, [i for i in shapes.accepted if i != poison.id]):
             assert other.status is JobStatus.FINISHED
         await shapes.holds(engine)
-    assert len([run for run in read(shapes.log) if run.job_id == poison.id]) == 2
+    runs = len([run for run in read(shapes.log) if run.job_id == poison.id])
+    assert runs in (2, 3)  # one more if another task began beside it when it killed the second: then it need not be the culprit
+    assert f", {runs} times" in str(job.error_message)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["always", "everysec"])

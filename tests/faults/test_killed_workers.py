@@ -44,7 +44,7 @@ async def test_workers_are_killed_one_after_another(broker: Broker, processes: P
     first = _worker(fleet, "first")
     processes.wait_ready()
     async with opened_engine(fleet.env) as engine:
-        jobs = await _create(engine, range(4), seconds=2)
+        jobs = await _create(engine, range(4), seconds=6)
         eventually(lambda: len(fleet.lines("begin")) == 4)
         first.kill()
         second = _worker(fleet, "second")

@@ -65,7 +65,7 @@ async def test_redis_freezes_and_is_unreachable_under_load(
                            (proxy.refuse, proxy.accept)):  # fmt: skip
             ended = len(fleet.lines("end"))
             for _ in range(12):
-                assert await accepted()
+                await eventually_async(accepted)
             eventually(lambda ended=ended: len(fleet.lines("end")) > ended)
 
             begin()

@@ -194,17 +194,17 @@ def test_queues_are_added_and_cancelled_at_run_time(fleet: Fleet) -> None:
     prefix = fleet.broker.queue_prefix
     node = fleet.worker("gpu")
     fleet.send("gpu.later", 0, "of-the-capability")
-    fleet.client.control.add_consumer(f"{prefix}gpu.later", destination=[node.node], reply=True)
+    fleet.client.control.add_consumer(f"{prefix}gpu.later", destination=[node.node], reply=True, timeout=10)
     fleet.wait_for("end", "of-the-capability")
 
-    fleet.client.control.add_consumer(f"{prefix}mine", destination=[node.node], reply=True)
+    fleet.client.control.add_consumer(f"{prefix}mine", destination=[node.node], reply=True, timeout=10)
     with fleet.client.connection_for_write() as connection:
         queue = kombu.Queue(f"{prefix}mine", kombu.Exchange(f"{prefix}mine"), f"{prefix}mine")
         fleet.client.send_task("work", args=("mine", "own-queue", 0), queue=queue, connection=connection)
     fleet.wait_for("end", "own-queue")
 
-    fleet.client.control.cancel_consumer(f"{prefix}gpu.train", destination=[node.node], reply=True)
-    reply = fleet.client.control.inspect(destination=[node.node]).active_queues() or {}
+    fleet.client.control.cancel_consumer(f"{prefix}gpu.train", destination=[node.node], reply=True, timeout=10)
+    reply = fleet.client.control.inspect(timeout=10, destination=[node.node]).active_queues() or {}
     names = {queue["name"] for queue in reply[node.node]}
     assert names == {f"{prefix}gpu", f"{prefix}gpu.later", f"{prefix}worker.{node.node}.gpu", f"{prefix}mine"}
     fleet.send("gpu.train", 0, "not-consumed")
@@ -271,7 +271,7 @@ def test_neither_a_backlog_nor_a_stream_of_direct_tasks_starves_the_other_queue(
 
 
 def test_sigterm_hands_back_what_is_unfinished_and_loses_nothing(fleet: Fleet) -> None:
-    node = fleet.worker("gpu", "cpu")
+    node = fleet.worker("gpu", "cpu", SHUTDOWN_GRACE_SECONDS="2")
     fleet.send("gpu.train", 600, "g-long")
     fleet.send("cpu.resize", 600, "c-long")
     fleet.wait_for("start", "g-long", "c-long")
@@ -392,10 +392,10 @@ def test_a_redis_that_was_away_is_taken_up_again(own_redis: RedisServer, namespa
 def test_a_task_longer_than_the_visibility_timeout_is_not_given_out_again(redis_fleet: Fleet, redis_server: RedisServer) -> None:
     """Nor when the connections are cut in the middle of it."""
     fleet = redis_fleet
-    often = json.dumps({"visibility_timeout": 1, "touch_interval": 0.2, "unacked_restore_interval": 0.2})
+    often = json.dumps({"visibility_timeout": 4, "touch_interval": 0.5, "unacked_restore_interval": 0.2})
     fleet.worker("gpu", TRANSPORT=often)
     fleet.worker("gpu", TRANSPORT=often)
-    fleet.send("gpu.train", 4, "long")
+    fleet.send("gpu.train", 9, "long")
     fleet.wait_for("start", "long")
     with redis_server.client() as client:
         for kind in ("pubsub", "normal"):

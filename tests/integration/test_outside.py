@@ -184,7 +184,7 @@ async def test_an_integration_of_the_application_and_a_clients_decision(bench: B
 
 
 async def test_a_question_that_nobody_answers_ends_at_its_time(bench: Bench) -> None:
-    job_id = await bench.submit(integration="log", seconds=1)
+    job_id = await bench.submit(integration="log", seconds=5)
     job = await bench.told(job_id)
     assert (job["status"], job["result"]) == ("finished", {"answer": "none"})
     assert f"avtomatika job decide {job_id} approved|rejected" in bench.orchestrator.log(whole=True)

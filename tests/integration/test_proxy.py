@@ -22,8 +22,8 @@ def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
     made.close()
 
 
-def _client(proxy: Proxy) -> redis.Redis:
-    return redis.Redis(port=proxy.port, socket_timeout=0.5, retry=None, decode_responses=True)  # type: ignore[arg-type]
+def _client(proxy: Proxy, seconds: float = 30) -> redis.Redis:
+    return redis.Redis(port=proxy.port, socket_timeout=seconds, retry=None, decode_responses=True)  # type: ignore[arg-type]
 
 
 def test_it_forwards_and_a_cut_connection_is_made_anew(proxy: Proxy) -> None:
@@ -46,7 +46,7 @@ def test_it_refuses_until_it_is_told_otherwise(proxy: Proxy) -> None:
 
 
 def test_frozen_connections_are_silent_and_go_on(proxy: Proxy) -> None:
-    with _client(proxy) as client, socket.create_connection(("127.0.0.1", proxy.port), timeout=0.2) as raw:
+    with _client(proxy, 3) as client, socket.create_connection(("127.0.0.1", proxy.port), timeout=0.2) as raw:
         assert client.ping()
         proxy.freeze()
         with pytest.raises(redis.TimeoutError):
@@ -61,11 +61,11 @@ def test_frozen_connections_are_silent_and_go_on(proxy: Proxy) -> None:
 
 def test_it_freezes_at_a_request(proxy: Proxy, redis_server: RedisServer) -> None:
     proxy.freezes_on = re.compile(rb"SET\r\n\$1\r\nb\r\n")
-    with _client(proxy) as client, redis_server.client() as direct:
+    with _client(proxy, 3) as client, redis_server.client() as direct:
         assert client.set("a", "1")
         with pytest.raises(redis.TimeoutError):
             client.set("b", "2")
-        assert proxy.frozen.is_set()
+        assert proxy.frozen.wait(10)
         assert direct.get("b") is None
         proxy.thaw()
         assert client.set("c", "3")
@@ -81,7 +81,7 @@ def test_it_delays(proxy: Proxy) -> None:
 
 
 def test_a_half_open_connection_is_gone_for_the_server_alone(proxy: Proxy, redis_server: RedisServer) -> None:
-    with _client(proxy) as client, redis_server.client() as direct:
+    with _client(proxy, 3) as client, redis_server.client() as direct:
         one = client.client()
         one.execute_command("CLIENT", "SETNAME", "half")
         proxy.half_open()

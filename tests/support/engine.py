@@ -94,7 +94,7 @@ class Engine:
 async def opened_engine(env: Mapping[str, str]) -> AsyncIterator[Engine]:
     """The service of the engine whose processes have this environment."""
     with _settings_of(env):
-        service = await open_service(get_settings())
+        service = await open_service(get_settings(), patience=30)  # the machine of a test may be slow to answer
         try:
             yield Engine(service)
         finally:
