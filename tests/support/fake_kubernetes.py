@@ -61,6 +61,7 @@ class FakeKubernetes(HttpFake):
         keep: objects of these names are never gone.
         gone_watches: so many watches answer that what they ask for is forgotten; the last of them in an event.
         watching: how many watches and log streams are open.
+        step_seconds: between two statuses of an object.
     """
 
     token: str = "the-token-of-the-cluster"
@@ -73,6 +74,7 @@ class FakeKubernetes(HttpFake):
     keep: set[str] = field(default_factory=set)
     gone_watches: int = 0
     watching: int = 0
+    step_seconds: float = 0.03
     dropped: int = 0
     _version: int = 100
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -295,7 +297,7 @@ class FakeKubernetes(HttpFake):
 
     async def _steps(self, path: str, statuses: Iterator[JSON]) -> None:
         for value in statuses:
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(self.step_seconds)
             if path in self.objects:
                 self.status_of(path, value)
 

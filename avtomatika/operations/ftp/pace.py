@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 from avtomatika.operations.context import OperationContext
 from avtomatika.operations.ftp.session import BLOCK
+from avtomatika.operations.throttle import Throttle
 from avtomatika.operations.types import TaskStatus
 
 
@@ -22,8 +21,8 @@ class Pace:
         self, op: OperationContext, step: str, status: TaskStatus, done: int, size: int | None, limit: int | None
     ) -> None:
         self._op, self._step, self._status = op, step, status
-        self._done, self._size, self._limit = done, size, limit
-        self._began = time.monotonic()
+        self._done, self._size = done, size
+        self._throttle = Throttle(limit, op.wait)
         self.moved = 0
         self.block = BLOCK if limit is None else max(512, min(BLOCK, limit // 8))
         self.add(0)
@@ -34,7 +33,4 @@ class Pace:
         share = 0.0 if not self._size else (self._done + self.moved) / self._size
         self._op.progress(0.3 + 0.65 * share, self._step, self._status)
         self._op.checkpoint()
-        if self._limit is not None:
-            early = self._began + self.moved / self._limit - time.monotonic()
-            if early > 0:
-                self._op.wait(early)
+        self._throttle.take(count)

@@ -16,7 +16,7 @@ from avtomatika.operations.context import OperationContext
 from avtomatika.operations.errors import OperationError, OperationStopped, StopReason
 from avtomatika.operations.ssh.journal import Journal
 from avtomatika.operations.ssh.local import LocalPlace
-from avtomatika.operations.ssh.meter import Meter, Throttle
+from avtomatika.operations.ssh.meter import Meter
 from avtomatika.operations.ssh.outcomes import refused
 from avtomatika.operations.ssh.places import Entry, Kind, Parts, Place, cleaning, shown_path
 from avtomatika.operations.ssh.remote import RemotePlace
@@ -24,6 +24,7 @@ from avtomatika.operations.ssh.small import SMALL_FILE as SMALLER_FILE
 from avtomatika.operations.ssh.small import SmallFiles
 from avtomatika.operations.ssh.tar import FEW, SMALL_FILE, Item, TarDown, TarUp, batches
 from avtomatika.operations.ssh.transfer import FileCopier, How
+from avtomatika.operations.throttle import Throttle
 
 #: Failures that are told one by one; the others are counted.
 MOST_TOLD = 100

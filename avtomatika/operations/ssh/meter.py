@@ -1,4 +1,4 @@
-"""How far a transfer is, how fast it goes, and how fast it may go."""
+"""How far a transfer is, and how fast it goes."""
 
 from __future__ import annotations
 
@@ -13,31 +13,6 @@ from avtomatika.operations.types import TaskStatus
 _EVERY = 0.4
 #: The rate is that of about so many seconds.
 _MEMORY_SECONDS = 3.0
-
-
-class Throttle:
-    """A token bucket for all threads of an operation. What is taken beyond the rate is waited for.
-
-    Args:
-        rate: bytes a second; None for no limit.
-    """
-
-    def __init__(self, rate: int | None, wait: Callable[[float], None]) -> None:
-        self._rate = rate
-        self._wait = wait
-        self._lock = threading.Lock()
-        self._free_at = time.monotonic()
-
-    def take(self, size: int) -> None:
-        """Waits until so many bytes more may go."""
-        if self._rate is None:
-            return
-        with self._lock:
-            now = time.monotonic()
-            start = max(self._free_at, now - 0.25)  # a quarter of a second's worth may be saved up
-            self._free_at = until = start + size / self._rate
-        if until > now:
-            self._wait(until - now)
 
 
 class Meter:

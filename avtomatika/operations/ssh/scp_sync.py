@@ -17,7 +17,7 @@ from avtomatika.operations.policy import Permit
 from avtomatika.operations.ssh._family import family, scp_judge
 from avtomatika.operations.ssh.copier import Copier, partial_failure
 from avtomatika.operations.ssh.ends import End, connected
-from avtomatika.operations.ssh.meter import Meter, Throttle, size_text
+from avtomatika.operations.ssh.meter import Meter, size_text
 from avtomatika.operations.ssh.outcomes import refused
 from avtomatika.operations.ssh.params import SshParams
 from avtomatika.operations.ssh.places import Entry, Kind, Parts, Place
@@ -30,6 +30,7 @@ from avtomatika.operations.ssh.tar import Item
 from avtomatika.operations.ssh.tools import ToolFailed
 from avtomatika.operations.ssh.transfer import required
 from avtomatika.operations.ssh.tree import Scan, Tree
+from avtomatika.operations.throttle import Throttle
 from avtomatika.operations.types import TaskStatus
 from avtomatika.results import JSON
 

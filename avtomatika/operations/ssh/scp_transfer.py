@@ -13,7 +13,7 @@ from avtomatika.operations.ssh._family import family, scp_judge
 from avtomatika.operations.ssh.copier import Copier, Overwrite, partial_failure
 from avtomatika.operations.ssh.ends import End, connected
 from avtomatika.operations.ssh.journal import Journal
-from avtomatika.operations.ssh.meter import Meter, Throttle, size_text
+from avtomatika.operations.ssh.meter import Meter, size_text
 from avtomatika.operations.ssh.outcomes import refused
 from avtomatika.operations.ssh.places import Entry, Kind, Parts, Place
 from avtomatika.operations.ssh.route import allow
@@ -21,6 +21,7 @@ from avtomatika.operations.ssh.scp_params import CopyParams, ScpDownload, ScpPar
 from avtomatika.operations.ssh.tar import Item
 from avtomatika.operations.ssh.transfer import FileCopier, required
 from avtomatika.operations.ssh.tree import Scan, Tree
+from avtomatika.operations.throttle import Throttle
 from avtomatika.operations.types import TaskStatus
 from avtomatika.results import JSON
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from avtomatika.operations.context import OperationContext
 from avtomatika.operations.errors import OperationError
-from avtomatika.operations.ssh.meter import Meter, Throttle
+from avtomatika.operations.ssh.meter import Meter
 from avtomatika.operations.ssh.outcomes import changed
 from avtomatika.operations.ssh.places import Entry, Parts, Place, cleaning, part_name
 from avtomatika.operations.ssh.remote import RemotePlace, attributes
 from avtomatika.operations.ssh.tar import Failed, Item
 from avtomatika.operations.ssh.transfer import How
+from avtomatika.operations.throttle import Throttle
 
 #: What every server takes in one request.
 SMALL_FILE = 32768

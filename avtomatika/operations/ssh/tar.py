@@ -15,12 +15,13 @@ from avtomatika.operations.codes import TaskErrorCode
 from avtomatika.operations.context import OperationContext
 from avtomatika.operations.errors import OperationError, OperationStopped
 from avtomatika.operations.ssh.local import LocalPlace
-from avtomatika.operations.ssh.meter import Meter, Throttle
+from avtomatika.operations.ssh.meter import Meter
 from avtomatika.operations.ssh.outcomes import changed, disk_full, refused, remote_failures
 from avtomatika.operations.ssh.places import Entry, Kind, Parts, cleaning, part_name
 from avtomatika.operations.ssh.remote import RemotePlace
 from avtomatika.operations.ssh.tools import Running, ToolFailed, quoted
 from avtomatika.operations.ssh.transfer import How
+from avtomatika.operations.throttle import Throttle
 
 #: Files up to this size go by tar; larger ones have a part file of their own, and go on where they stopped.
 SMALL_FILE = 1 << 20

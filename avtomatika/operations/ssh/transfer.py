@@ -10,9 +10,10 @@ from avtomatika.errors import ErrorCode
 from avtomatika.operations.codes import TaskErrorCode
 from avtomatika.operations.context import OperationContext
 from avtomatika.operations.errors import OperationError, OperationStopped, StopReason
-from avtomatika.operations.ssh.meter import Meter, Throttle
+from avtomatika.operations.ssh.meter import Meter
 from avtomatika.operations.ssh.outcomes import changed, disk_full, refused
 from avtomatika.operations.ssh.places import Entry, Kind, Parts, Place, cleaning, part_name
+from avtomatika.operations.throttle import Throttle
 
 #: A part file keeps what was written to it when the operation stops for one of these.
 _GOES_ON = frozenset({StopReason.PAUSE, StopReason.SHUTDOWN, StopReason.TIMEOUT})

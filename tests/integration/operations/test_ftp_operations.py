@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import pytest
 
 from avtomatika.operations.codes import TaskErrorCode
 from avtomatika.operations.errors import OperationError, OperationStopped, StopReason
+from avtomatika.operations.ftp.pace import Pace
 from tests.support.ftp import PASSWORD, Certificate, FtpServer, ftp_server, make_certificate
 from tests.support.operation_calls import Call, make_call
 from tests.support.polling import eventually_async
@@ -157,10 +159,25 @@ async def test_a_certificate_is_verified_or_pinned(lab: Lab) -> None:
 # Breaks
 
 
-async def _cut_half_way(lab: Lab, call: Call, proxy: Proxy, have: Any) -> OperationError:
+@pytest.fixture
+def go_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Transfers stand still after 200,000 bytes until it is set."""
+    event, add = threading.Event(), Pace.add
+
+    def add_and_hold(pace: Pace, count: int) -> None:
+        add(pace, count)
+        while pace.moved > 200_000 and not event.is_set():
+            pace._op.wait(0.02)
+
+    monkeypatch.setattr(Pace, "add", add_and_hold)
+    return event
+
+
+async def _cut_half_way(call: Call, proxy: Proxy, have: Any, go_on: threading.Event) -> OperationError:
     work = call.start()
-    await eventually_async(_later(lambda: have() > 150_000), what="half of the file")
+    await eventually_async(_later(lambda: have() > 150_000), what="part of the file")
     proxy.cut()
+    go_on.set()
     with pytest.raises(OperationError) as broken:
         await work
     return broken.value
@@ -178,15 +195,15 @@ def _size(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(("hashes", "proof"), [("", "overlap"), ("HASH", "sha256"), ("XSHA256", "sha256")])
-async def test_an_upload_that_was_cut_goes_on(lab: Lab, content: bytes, hashes: str, proof: str) -> None:
+async def test_an_upload_that_was_cut_goes_on(lab: Lab, content: bytes, hashes: str, proof: str, go_on: threading.Event) -> None:
     server = lab.serve(hashes=hashes)
     proxy = Proxy(server.port)
     lab.stack.callback(proxy.close)
     lab.port = proxy.port
     (lab.local / "data.bin").write_bytes(content)
-    params = {"local_path": "data.bin", "bandwidth_limit": 600_000}
+    params = {"local_path": "data.bin"}
 
-    broken = await _cut_half_way(lab, lab.make("ftp_upload", params), proxy, lambda: _size(lab.remote))
+    broken = await _cut_half_way(lab.make("ftp_upload", params), proxy, lambda: _size(lab.remote), go_on)
     assert broken.code in (TaskErrorCode.FTP_CONNECTION_FAILED, TaskErrorCode.FTP_UPLOAD_FAILED)
     assert broken.kind == "TRANSIENT_ERROR"
     assert "data.bin" not in lab.names()  # nobody sees half of it under its name
@@ -200,16 +217,16 @@ async def test_an_upload_that_was_cut_goes_on(lab: Lab, content: bytes, hashes: 
     assert lab.names() == ["data.bin"]
 
 
-async def test_a_download_that_was_cut_goes_on(lab: Lab) -> None:
+async def test_a_download_that_was_cut_goes_on(lab: Lab, go_on: threading.Event) -> None:
     server = lab.serve()
     proxy = Proxy(server.port)
     lab.stack.callback(proxy.close)
     lab.port = proxy.port
     content = os.urandom(16_000_000)  # more than the sockets on the way take at once
     (lab.remote / "data.bin").write_bytes(content)
-    params = {"remote_path": "data.bin", "bandwidth_limit": 12_000_000}
+    params = {"remote_path": "data.bin"}
 
-    broken = await _cut_half_way(lab, lab.make("ftp_download", params), proxy, lambda: _size(lab.local))
+    broken = await _cut_half_way(lab.make("ftp_download", params), proxy, lambda: _size(lab.local), go_on)
     assert broken.kind == "TRANSIENT_ERROR"
     assert not (lab.local / "data.bin").exists()
 
@@ -272,11 +289,13 @@ async def test_a_hash_shows_what_the_last_bytes_do_not(lab: Lab, content: bytes)
 
 @pytest.mark.parametrize("way", ["ftp_upload", "ftp_download"])
 @pytest.mark.parametrize("reason", [StopReason.CANCEL, StopReason.PAUSE])
-async def test_a_cancel_clears_away_and_a_pause_does_not(lab: Lab, content: bytes, way: str, reason: StopReason) -> None:
+async def test_a_cancel_clears_away_and_a_pause_does_not(
+    lab: Lab, content: bytes, way: str, reason: StopReason, go_on: threading.Event
+) -> None:
     lab.serve()
     source, target = (lab.local, lab.remote) if way == "ftp_upload" else (lab.remote, lab.local)
     (source / "data.bin").write_bytes(content)
-    params = {"local_path" if way == "ftp_upload" else "remote_path": "data.bin", "bandwidth_limit": 400_000}
+    params = {"local_path" if way == "ftp_upload" else "remote_path": "data.bin"}
     call = lab.make(way, params)
     work = call.start()
     await eventually_async(_later(lambda: _size(target) > 100_000))
@@ -287,7 +306,8 @@ async def test_a_cancel_clears_away_and_a_pause_does_not(lab: Lab, content: byte
         assert os.listdir(target) == []
         return
     assert _size(target) > 100_000
-    result = await lab.call(way, params | {})
+    go_on.set()
+    result = await lab.call(way, params)
     assert result["resumed"] is True
     assert (target / "data.bin").read_bytes() == content
 
@@ -509,13 +529,16 @@ async def test_other_refusals_fail_the_transfer(lab: Lab, answer: str, kind: str
         assert (refused.value.code, refused.value.kind) == (code, kind)
 
 
-async def test_a_file_that_changes_while_it_is_sent_is_not_given_its_name(lab: Lab, content: bytes) -> None:
+async def test_a_file_that_changes_while_it_is_sent_is_not_given_its_name(
+    lab: Lab, content: bytes, go_on: threading.Event
+) -> None:
     lab.serve()
     (lab.local / "data.bin").write_bytes(content)
-    work = lab.make("ftp_upload", {"local_path": "data.bin", "bandwidth_limit": 1_000_000}).start()
+    work = lab.make("ftp_upload", {"local_path": "data.bin"}).start()
     await eventually_async(_later(lambda: _size(lab.remote) > 100_000))
     with (lab.local / "data.bin").open("ab") as file:
         file.write(b"more")
+    go_on.set()
     with pytest.raises(OperationError, match="changed") as failed:
         await work
     assert (failed.value.code, failed.value.kind) == (TaskErrorCode.FTP_UPLOAD_FAILED, "TRANSIENT_ERROR")

@@ -31,6 +31,7 @@ def caller(server: FakeKubernetes, tmp_path: Path) -> Caller:
 
 
 def test_manifests_are_applied_and_their_rollout_is_waited_for(server: FakeKubernetes, caller: Caller) -> None:
+    server.step_seconds = 0.3
     result = call(caller, "k8s_deploy", manifests=[SETTINGS, deployment()])
 
     uids = [

@@ -114,7 +114,8 @@ def test_pods(server: FakeKubernetes, caller: Caller) -> None:
 )
 def test_pods_that_do_not_start(server: FakeKubernetes, caller: Caller, statuses: list[dict[str, Any]], text: str) -> None:
     server.pod_statuses["one"] = statuses
-    error = fails(caller, "k8s_pod_create", pod_name="one", image="registry.example.com/app:1", wait_seconds=0.5)
+    seconds = 0.5 if text == "not ready after" else 30
+    error = fails(caller, "k8s_pod_create", pod_name="one", image="registry.example.com/app:1", wait_seconds=seconds)
     assert (error.code, text in str(error)) == ("K8S_POD_FAILED", True)
     assert error.details["pods"][0]["pod_name"] == "one"
 
@@ -189,7 +190,7 @@ def test_logs(server: FakeKubernetes, caller: Caller) -> None:
 
 def test_logs_are_followed_for_a_time(server: FakeKubernetes, caller: Caller) -> None:
     server.logs["one"], server.log_lives = b"begin\n", True
-    result = call(caller, "k8s_logs", pod_name="one", follow_seconds=0.3)
+    result = call(caller, "k8s_logs", pod_name="one", follow_seconds=2)
     assert result["logs"].startswith("begin\ntick 0\ntick 1\n")
     assert "tick 0" in [text for _, text in caller.op.take_report().lines]
     eventually(lambda: server.watching == 0)
@@ -244,7 +245,7 @@ def test_commands_that_fail(server: FakeKubernetes, caller: Caller) -> None:
 @pytest.mark.usefixtures("pod")
 def test_commands_that_go_on(server: FakeKubernetes, caller: Caller) -> None:
     server.commands["sleep"] = Command(stdout=b"begun\n", seconds=None)
-    error = fails(caller, "k8s_exec", pod_name="one", command=["sleep", "9"], timeout=0.3)
+    error = fails(caller, "k8s_exec", pod_name="one", command=["sleep", "9"], timeout=2)
     assert (error.code, error.details["stdout"]) == ("SYSTEM_TIMEOUT", "begun\n")
     eventually(lambda: server.dropped == 1)
     running = Running(caller, "k8s_exec", credential="cluster", namespace="team", pod_name="one", command=["sleep", "9"])

@@ -151,7 +151,7 @@ def test_a_cluster_that_cannot_be_created_is_taken_back(kind: FakeKind, caller: 
 
 def test_time_for_a_cluster_is_bounded(kind: FakeKind, caller: Caller) -> None:
     kind.set(slow=True)
-    error = caller.fails("kind_cluster_create", cluster_name="test-1", timeout=1)
+    error = caller.fails("kind_cluster_create", cluster_name="test-1", timeout=4)
     assert (error.code, error.kind) == ("KIND_TIMEOUT", "TRANSIENT_ERROR")
     assert kind.state["clusters"] == {}
     assert not psutil.pid_exists(kind.calls("create cluster")[0]["pid"])

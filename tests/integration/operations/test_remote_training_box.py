@@ -22,8 +22,8 @@ for number, word in enumerate(words, 1):
     if word == "poison":
         sys.exit(3)
 pathlib.Path("result/model.txt").write_text(" ".join(sorted(words)))
-if sys.argv[1:] == ["slow"]:
-    time.sleep(2)  # long enough to see that its lines come while it runs
+while sys.argv[1:] and not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.05)  # until its lines have been seen
 """
 PAGE = (REPOSITORY / "docs" / "operations-blueprints.md").read_text(encoding="utf-8")
 
@@ -52,7 +52,7 @@ async def test_a_training_on_a_box(redis_broker: Broker, processes: Processes, t
             "folder": str(local / "in"),
             "output": str(local / "out"),
             "remote_root": str(remote),
-            "command": ["python3", "train.py", "slow"],
+            "command": ["python3", "train.py", str(tmp_path / "seen")],
             "seconds": 60,
         }
         async with site.engine() as engine:
@@ -66,6 +66,7 @@ async def test_a_training_on_a_box(redis_broker: Broker, processes: Processes, t
                 return found is not None and found.current_state == "train" and "step 3 of 3" in lines
 
             await eventually_async(streams)
+            (tmp_path / "seen").touch()
             job = await engine.ended(job.id)
             assert job.status is JobStatus.FINISHED, job.error_message
             assert job.result["stdout"].splitlines() == ["step 1 of 3", "step 2 of 3", "step 3 of 3"]

@@ -8,7 +8,6 @@ import resource
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from avtomatika.errors import ErrorCode
 from avtomatika.operations.codes import TaskErrorCode
 from avtomatika.operations.errors import OperationError, OperationStopped, StopReason
+from avtomatika.operations.ssh.pool import pool
 from tests.support.polling import eventually
 from tests.support.processes import free_port
 from tests.support.proxy import Proxy
@@ -382,8 +382,9 @@ def test_a_cleaned_up_pool_has_no_dead_connections(server: Sshd, tmp_path: Path)
         bed = bed_on(server, tmp_path / "bed", port=proxy.port)
         (bed.here / "a").write_text("a")
         bed.up("a")
+        idle = [connection for found in pool()._idle.values() for connection in found]
         proxy.cut()
-        time.sleep(0.1)
+        eventually(lambda: not all(connection.is_alive for connection in idle), what="the cut to be seen")
         assert bed.up("a", "b")["files_transferred"] == 1
     finally:
         proxy.close()

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -104,7 +104,7 @@ def test_a_connection_that_is_cut_while_a_command_runs(sshd: Sshd, proxy: Proxy,
     text = box(sshd, "127.0.0.1", proxy.port)
     for idempotent, kind in ((True, ErrorCode.TRANSIENT), (False, ErrorCode.PERMANENT)):
         op = context(config_of(text, tmp_path))
-        cutter = threading.Thread(target=_cut_when_begun, args=(op, proxy))
+        cutter = threading.Thread(target=_when_begun, args=(op, proxy.cut))
         cutter.start()
         with pytest.raises(OperationError) as raised:
             perform(op, host="box", command="echo begun; sleep 3141593", idempotent=idempotent)
@@ -117,16 +117,18 @@ def _command_lines() -> str:
     return "\n".join(" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
 
 
-def _cut_when_begun(op: OperationContext, proxy: Proxy) -> None:
+def _when_begun(op: OperationContext, act: Callable[[], None]) -> None:
     eventually(lambda: "begun" in told(op), what="the command's first line")
-    proxy.cut()
+    act()
 
 
 def test_a_silent_peer_is_given_up(sshd: Sshd, proxy: Proxy, tmp_path: Path) -> None:
     op = context(config_of(box(sshd, "127.0.0.1", proxy.port), tmp_path))
-    threading.Timer(0.5, proxy.swallow).start()
+    swallower = threading.Thread(target=_when_begun, args=(op, proxy.swallow))
+    swallower.start()
     with pytest.raises(OperationError, match="silent") as raised:
-        perform(op, host="box", command=["sleep", "300"], keepalive=0.3, keepalive_count=2)
+        perform(op, host="box", command="echo begun; sleep 300", keepalive=0.3, keepalive_count=2)
+    swallower.join()
     assert raised.value.code is TaskErrorCode.SSH_CONNECTION_FAILED
 
 
@@ -183,12 +185,12 @@ def test_nothing_is_lent_to_whom_it_was_not_opened_for(sshd: Sshd, tmp_path: Pat
 
 def test_a_dead_connection_is_not_lent(sshd: Sshd, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "_STALE_SECONDS", 0.0)
-    monkeypatch.setattr(pools, "_ANSWER_SECONDS", 0.5)
     config = config_of(box(sshd, "127.0.0.1", proxy.port), tmp_path)
     with lease(context(config), BOX) as first:
         pass
     with lease(context(config), BOX) as again:
         assert again is first
+    monkeypatch.setattr(pools, "_ANSWER_SECONDS", 0.5)
     proxy.swallow()  # the peer is gone, and nobody says so
     with lease(context(config), BOX) as other:
         assert other is not first

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avtomatika.operations.errors import OperationError
-from avtomatika.operations.ssh.meter import Meter, Throttle, size_text
+from avtomatika.operations.ssh.meter import Meter, size_text
 from avtomatika.operations.ssh.places import Entry, Kind, component, is_part, part_name, printable
 from avtomatika.operations.ssh.tar import Item, batches
 from avtomatika.operations.ssh.transfer import How
 from avtomatika.operations.ssh.tree import Filter, leads_out
+from avtomatika.operations.throttle import Throttle
 from avtomatika.operations.types import TaskStatus
 
 KEY = "0123456789abcdef"
