@@ -107,8 +107,7 @@ def serving(directory: Path, door: Door) -> Iterator[Serving]:
 
 
 async def _close(acceptor: asyncssh.SSHAcceptor) -> None:
-    acceptor.close()
-    await acceptor.wait_closed()
+    acceptor.close()  # without wait_closed(): since Python 3.12 that waits for the clients, whose connections may be kept
     for task in asyncio.all_tasks():
         if task is not asyncio.current_task():
             task.cancel()
