@@ -26,7 +26,7 @@ def _tasks() -> Iterator[tuple[str, str]]:
             yield family, match[1]
 
 
-@pytest.mark.parametrize(("family", "task"), _tasks())
+@pytest.mark.parametrize(("family", "task"), list(_tasks()))
 def test_its_tasks_are_allowed_by_its_policy(family: str, task: str) -> None:
     config = re.search(r"^```toml\n(.*?)^```", _text(family), re.DOTALL | re.MULTILINE)
     assert config is not None
