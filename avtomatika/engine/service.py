@@ -25,11 +25,11 @@ from avtomatika.engine.quarantine import Quarantine
 from avtomatika.engine.remote import RemoteWorkers
 from avtomatika.engine.results import Engine
 from avtomatika.engine.webhooks import webhook_of
-from avtomatika.errors import StoreUnavailableError, WrongStateError
+from avtomatika.errors import StoreUnavailableError, UnknownJobError, WrongStateError
 from avtomatika.jobs import JSON, Client, Job, JobStatus, new_id
 from avtomatika.settings import Settings
 from avtomatika.state.base import News, Store, TaskRecord
-from avtomatika.state.listed import LISTED
+from avtomatika.state.listed import HELD_BY, LISTED
 
 IDEMPOTENCY_SECONDS = 24 * 3600
 #: People wait for the facade: it says within two seconds that the store is away.
@@ -109,7 +109,8 @@ class Service:
             tags=tuple(tags),
             webhook_url=webhook_of(webhook_url, client),
         )
-        if blueprint.name in LISTED and await self.store.held(blueprint.name) is not None:
+        held = await self._held(blueprint.name)
+        if held:
             left = None if job.deadline_at is None else job.deadline_at - now
             job = replace(job, status=JobStatus.PAUSED, time_left=left, deadline_at=None)
         done = await self.store.commit(new_job_commit(job, self._engine.compiler, now))
@@ -117,7 +118,13 @@ class Service:
             repeated()
             return await self.store.load(job_id) or job
         await self._engine.after(done)
+        with suppress(StoreUnavailableError, UnknownJobError, WrongStateError):  # it is stored, whatever comes now
+            if await self._held(blueprint.name) != held:  # whoever changed that may have looked for its jobs before this one
+                return await (self.orders.resume if held else self.orders.pause)(job.id, who=HELD_BY)
         return job
+
+    async def _held(self, blueprint: str) -> bool:
+        return blueprint in LISTED and await self.store.held(blueprint) is not None
 
     def clock(self) -> float:
         """Now, as every process of this installation counts it."""

@@ -17,10 +17,7 @@ from avtomatika.queue.errors import ActionFailedError, UnknownTaskError
 from avtomatika.queue.looking import PAGE, QueueView, runs
 from avtomatika.queue.reading import read_task
 from avtomatika.queue.task import Task
-from avtomatika.state.listed import Hold
-
-#: By whom tasks are paused that `resume_queue` lets go on.
-_QUEUE = "the queue"
+from avtomatika.state.listed import HELD_BY, Hold
 
 _REASONS = {
     TaskStatus.COMPLETED: "Task is already completed",
@@ -108,7 +105,7 @@ class QueueOrders(QueueView):
         async for job in _every_live(service):
             if (await read_task(service.store, job)).status is TaskStatus.PENDING:
                 with suppress(WrongStateError, UnknownJobError):  # it has ended meanwhile
-                    paused += (await service.orders.pause(job.id, who=_QUEUE)).status is JobStatus.PAUSED
+                    paused += (await service.orders.pause(job.id, who=HELD_BY)).status is JobStatus.PAUSED
         return paused
 
     async def resume_queue(self, max_concurrent: int | None = None) -> int:
@@ -124,7 +121,7 @@ class QueueOrders(QueueView):
         async for job in _every_live(service):
             if job.status is JobStatus.PAUSED and await _held_by_queue(service, job):
                 with suppress(WrongStateError, UnknownJobError):
-                    resumed += not (await service.orders.resume(job.id, who=_QUEUE)).status.is_terminal
+                    resumed += not (await service.orders.resume(job.id, who=HELD_BY)).status.is_terminal
         return resumed
 
     @property
@@ -216,4 +213,4 @@ def _reason_against_pausing(task: Task, job: Job) -> str | None:
 async def _held_by_queue(service: Service, job: Job) -> bool:
     """Whether the queue paused it: it was made while the queue was paused, or the last order to pause was the queue's."""
     asked = [event for event in await service.store.events(job.id) if event.event_type == "pause_requested"]
-    return not asked or asked[-1].details.get("by") == _QUEUE
+    return not asked or asked[-1].details.get("by") == HELD_BY

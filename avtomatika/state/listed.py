@@ -12,6 +12,8 @@ from avtomatika.jobs import Event, Job
 LISTED = frozenset({"operation"})
 #: A step of priority, in an order that is priority first and creation (in seconds) second.
 _STEP = 1e10
+#: By whom jobs are paused and resumed because their blueprint is held back, in their events.
+HELD_BY = "the queue"
 
 
 @dataclass(frozen=True, slots=True)

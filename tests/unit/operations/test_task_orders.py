@@ -271,3 +271,27 @@ async def test_the_queue_holds_what_has_not_begun_and_lets_it_go(machine: QueueM
     assert (await queue.find(own)).status is TaskStatus.PAUSED  # whoever paused it lets it go on
     assert (await queue.find(new)).status is TaskStatus.COMPLETED
     assert (await queue.get_queue_stats())["summary"]["paused"] is False
+
+
+@pytest.mark.parametrize("holds", [True, False])
+async def test_a_task_is_pushed_while_the_queue_is_held_or_let_go(machine: QueueMachine, holds: bool) -> None:
+    """The order has looked for its tasks just before this one is stored."""
+    queue = machine.queue_of(ADMIN)
+    if not holds:
+        await queue.pause_queue()
+    commit = machine.service.store.commit
+
+    async def late(change: Any) -> Any:
+        machine.service.store.commit = commit
+        assert await (queue.pause_queue if holds else queue.resume_queue)() == 0
+        return await commit(change)
+
+    machine.service.store.commit = late
+    pushed = await machine.push()
+    await machine.drive()
+
+    assert (await queue.find(pushed)).status is (TaskStatus.PAUSED if holds else TaskStatus.COMPLETED)
+    if holds:
+        assert await queue.resume_queue() == 1
+        await machine.drive()
+        assert (await queue.find(pushed)).status is TaskStatus.COMPLETED
