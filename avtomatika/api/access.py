@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from avtomatika.api.keys import ARCHIVE, CLIENT, SERVICE
+from avtomatika.api.keys import ARCHIVE, CLIENT, SERVICE, SETTINGS
 from avtomatika.api.middleware import RequestError
 from avtomatika.errors import UnknownJobError, WrongStateError
 from avtomatika.jobs import Client, Event, Job
+from avtomatika.operations.admission import MANAGE, NAME, check_queue
+from avtomatika.operations.config import operations_config
 
 
 def client_of(request: web.Request) -> Client:
@@ -34,6 +36,23 @@ async def own_job(request: web.Request) -> Job:
     if is_past:
         raise WrongStateError(f"job {job.id} ended long ago ({job.status}) and is only in the history now: nothing changes it")
     return job
+
+
+async def job_to_order(request: web.Request, what: str = MANAGE) -> Job:
+    """The same, where the client may give such an order: of a queue task, its policy's ``queue`` says whether.
+
+    Raises:
+        PolicyError: it may not.
+    """
+    job = await own_job(request)
+    check_order(request, job, what)
+    return job
+
+
+def check_order(request: web.Request, job: Job, what: str = MANAGE) -> None:
+    """Raises PolicyError where the client may not give such an order to the job."""
+    if job.blueprint_name == NAME:
+        check_queue(client_of(request), operations_config(request.app[SETTINGS]), what)
 
 
 async def own_or_past_job(request: web.Request) -> tuple[Job, bool]:

@@ -7,13 +7,14 @@ from typing import Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
-from avtomatika.api.access import client_of, own_job
+from avtomatika.api.access import client_of, job_to_order
 from avtomatika.api.answers import answer
 from avtomatika.api.bodies import parse_optional, read_optional_object
 from avtomatika.api.describe import describe
 from avtomatika.api.keys import SERVICE, WORKER_TOKENS
 from avtomatika.api.quarantine import RetryOrder
 from avtomatika.jobs import JobStatus
+from avtomatika.operations.admission import CANCEL
 
 
 class CancelOrder(BaseModel):
@@ -51,10 +52,10 @@ class Resumed(BaseModel):
     job_id: str
 
 
-@describe("Cancel a job", "jobs", body=CancelOrder, body_required=False, answers={200: Cancelled}, errors=(404, 409))
+@describe("Cancel a job", "jobs", body=CancelOrder, body_required=False, answers={200: Cancelled}, errors=(403, 404, 409))
 async def cancel_job(request: web.Request) -> web.Response:
     order = parse_optional(CancelOrder, await read_optional_object(request))
-    job = await own_job(request)
+    job = await job_to_order(request, CANCEL)
     service = request.app[SERVICE]
     _, running = await service.orders.cancel(job.id, who=client_of(request).name, force=order.force)
     named = request.app[WORKER_TOKENS].current.named
@@ -69,26 +70,26 @@ async def cancel_job(request: web.Request) -> web.Response:
     body=RetryOrder,
     body_required=False,
     answers={200: Retried},
-    errors=(404, 409),
+    errors=(403, 404, 409),
     example={"initial_data": {"url": "https://example.com/the-right-one"}},
 )
 async def retry_job(request: web.Request) -> web.Response:
     order = parse_optional(RetryOrder, await read_optional_object(request))
-    job = await own_job(request)
+    job = await job_to_order(request)
     await request.app[SERVICE].orders.retry(job.id, who=client_of(request).name, edit=order.edit)
     return answer({"status": "retry_accepted", "job_id": job.id})
 
 
-@describe("Pause a job before its next step", "jobs", answers={200: Paused}, errors=(404, 409))
+@describe("Pause a job before its next step", "jobs", answers={200: Paused}, errors=(403, 404, 409))
 async def pause_job(request: web.Request) -> web.Response:
-    job = await own_job(request)
+    job = await job_to_order(request)
     paused = await request.app[SERVICE].orders.pause(job.id, who=client_of(request).name)
     status = "paused" if paused.status is JobStatus.PAUSED else "pause_requested"
     return answer({"status": status, "job_id": job.id})
 
 
-@describe("Let a paused job go on", "jobs", answers={200: Resumed}, errors=(404, 409))
+@describe("Let a paused job go on", "jobs", answers={200: Resumed}, errors=(403, 404, 409))
 async def resume_job(request: web.Request) -> web.Response:
-    job = await own_job(request)
+    job = await job_to_order(request)
     await request.app[SERVICE].orders.resume(job.id, who=client_of(request).name)
     return answer({"status": "resumed", "job_id": job.id})

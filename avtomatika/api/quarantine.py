@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from avtomatika.api.access import client_of, own_job
+from avtomatika.api.access import check_order, client_of, job_to_order, own_job
 from avtomatika.api.answers import answer
 from avtomatika.api.bodies import (
     QuarantineQuery,
@@ -28,7 +28,9 @@ from avtomatika.engine.edits import Edit
 from avtomatika.engine.orders import Orders
 from avtomatika.engine.quarantine import Filter, Place
 from avtomatika.engine.views import quarantined_details, quarantined_view
-from avtomatika.jobs import JobStatus
+from avtomatika.errors import WrongStateError
+from avtomatika.jobs import Job, JobStatus
+from avtomatika.operations.errors import PolicyError
 
 NEXT_CURSOR = "X-Next-Cursor"
 _PLACE = r"^[0-9]{1,15}(\.[0-9]{1,20})?(e[+-][0-9]{2})?~[A-Za-z0-9_.-]{1,200}$"
@@ -153,7 +155,7 @@ async def show_quarantined(request: web.Request) -> web.Response:
 )
 async def retry_quarantined(request: web.Request) -> web.Response:
     body, who = parse(RetryMany, await read_object(request), required="filter"), client_of(request).name
-    return await _each(request, body, lambda orders, job_id: orders.retry(job_id, who=who, edit=body.edit))
+    return await _each(request, body, lambda orders, job: orders.retry(job.id, who=who, edit=body.edit))
 
 
 @describe(
@@ -165,7 +167,7 @@ async def retry_quarantined(request: web.Request) -> web.Response:
 )
 async def discard_quarantined(request: web.Request) -> web.Response:
     body, who = parse(DiscardMany, await read_object(request), required="filter"), client_of(request).name
-    return await _each(request, body, lambda orders, job_id: orders.discard(job_id, who=who, reason=body.reason))
+    return await _each(request, body, lambda orders, job: orders.discard(job.id, who=who, reason=body.reason))
 
 
 @describe(
@@ -174,11 +176,11 @@ async def discard_quarantined(request: web.Request) -> web.Response:
     body=Reason,
     body_required=False,
     answers={200: Discarded},
-    errors=(409,),
+    errors=(403, 409),
 )
 async def discard_job(request: web.Request) -> web.Response:
     body = parse_optional(Reason, await read_optional_object(request))
-    job = await own_job(request)
+    job = await job_to_order(request)
     await request.app[SERVICE].orders.discard(job.id, who=client_of(request).name, reason=body.reason)
     return answer({"status": "discarded", "job_id": job.id})
 
@@ -189,11 +191,11 @@ async def discard_job(request: web.Request) -> web.Response:
     body=Reason,
     body_required=False,
     answers={200: PutAside},
-    errors=(409,),
+    errors=(403, 409),
 )
 async def quarantine_job(request: web.Request) -> web.Response:
     body = parse_optional(Reason, await read_optional_object(request))
-    job = await own_job(request)
+    job = await job_to_order(request)
     await request.app[SERVICE].orders.quarantine(job.id, who=client_of(request).name, reason=body.reason)
     return answer({"status": "quarantined", "job_id": job.id})
 
@@ -224,11 +226,19 @@ def _written(place: Place) -> str:
     return f"{place[0]!r}~{place[1]}"
 
 
-async def _each(request: web.Request, body: _Many, order: Callable[[Orders, str], Awaitable[object]]) -> web.Response:
+async def _each(request: web.Request, body: _Many, order: Callable[[Orders, Job], Awaitable[object]]) -> web.Response:
     """Gives an order to the next jobs that fit, and says what it came to."""
     which = _filter(request, body.filter)
+
+    async def allowed(orders: Orders, job: Job) -> None:
+        try:
+            check_order(request, job)
+        except PolicyError as exc:
+            raise WrongStateError(str(exc)) from None
+        await order(orders, job)
+
     done = await request.app[SERVICE].quarantine.each(
-        which, order, after=_place(body.cursor), limit=body.limit, dry_run=body.dry_run
+        which, allowed, after=_place(body.cursor), limit=body.limit, dry_run=body.dry_run
     )
     return answer(
         {

@@ -174,7 +174,8 @@ class Orders:
 
         Raises:
             UnknownJobError: no such job.
-            WrongStateError: it has not failed; or the state to go on with is none of its blueprint.
+            WrongStateError: it has not failed; or the state to go on with is none of its blueprint; or it is a queue task,
+                whose data were admitted by its policy, and is to be edited.
         """
         while True:
             job = await self.load(job_id)
@@ -189,6 +190,8 @@ class Orders:
             blueprint = self._engine.blueprints.get(job.blueprint_name)
             deadline = deadline_of(blueprint, self._engine.settings, draft.now)
             draft.set(blueprint_version=blueprint.version, pinned=False, deadline_at=deadline)
+            if blueprint.admit is not None and edit != NO_EDIT:
+                raise WrongStateError(f"job {job_id} is a queue task, tried again as it was admitted: push another one instead")
             draft.set(**edit.applied(job))
             draft.go_to(state)
             commit = draft.commit()

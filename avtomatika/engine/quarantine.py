@@ -105,7 +105,7 @@ class Quarantine:
     async def each(
         self,
         which: Filter,
-        order: Callable[[Orders, str], Awaitable[object]],
+        order: Callable[[Orders, Job], Awaitable[object]],
         *,
         after: Place | None = None,
         limit: int = 100,
@@ -117,7 +117,7 @@ class Quarantine:
         for job, _ in page.jobs:
             try:
                 if not dry_run:
-                    await order(self._orders, job.id)
+                    await order(self._orders, job)
                 done.append(job.id)
             except (WrongStateError, UnknownJobError, UnknownBlueprintError) as exc:
                 refused.append((job.id, str(exc)))

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient
 
 from avtomatika.api.app import create_app
 from avtomatika.errors import StoreUnavailableError
+from avtomatika.jobs import Client, JobStatus
 from avtomatika.operations.hosts import split
 from avtomatika.operations.registry import registry
 from avtomatika.queue import (
@@ -301,3 +302,43 @@ async def test_what_the_clients_commands_make(kind: Any, body: dict[str, Any], t
     elif "timeout" in body:
         assert asked["options"]["timeout_seconds"] == 90
     assert asked["params"] == params
+
+
+@pytest.mark.parametrize("order", ["cancel", "pause", "resume", "retry", "discard", "quarantine"])
+async def test_orders_on_its_job_ask_the_policy_as_well(facade: Facade, order: str) -> None:
+    """The reader's role may only look; what it may not do by `queue_manage`, it may not do by another path."""
+    job = await facade.machine.service.create("operation", PUSH, client=Client("reader"))
+    path = f"/api/v1/jobs/{job.id}/{order}"
+    async with facade.client.post(path, headers={"X-Avtomatika-Token": TOKENS["reader"]}) as response:
+        found = await response.json()
+        assert response.status == 403, found
+        facade.document.check("POST", path, 403, response.content_type, found)
+    assert "queue of [policy.reader]" in found["error"]
+    assert (await facade.machine.job(job.id)).status is job.status
+
+
+async def test_many_in_quarantine_too(facade: Facade) -> None:
+    service = facade.machine.service
+    job = await service.create("operation", PUSH, client=Client("reader"))
+    await service.orders.quarantine(job.id)
+    for order in ("retry", "discard"):
+        path, sent = f"/api/v1/jobs/quarantined/{order}", {"X-Avtomatika-Token": TOKENS["reader"]}
+        async with facade.client.post(path, json={"filter": {}}, headers=sent) as response:
+            found = await response.json()
+            assert response.status == 200, found
+        assert (found["count"], [row["job_id"] for row in found["refused"]]) == (0, [job.id])
+    assert (await facade.machine.job(job.id)).status is JobStatus.QUARANTINED
+
+
+async def test_a_queue_task_is_tried_again_as_it_was_admitted(facade: Facade) -> None:
+    service = facade.machine.service
+    job = await service.create("operation", PUSH, client=ACME)
+    await service.orders.quarantine(job.id)
+    sent = {"X-Avtomatika-Token": TOKENS["acme"]}
+    for body in ({"initial_data": {"params": {"host": "forbidden"}}}, {"state_history": {"task": {}}}, {"state": "completed"}):
+        async with facade.client.post(f"/api/v1/jobs/{job.id}/retry", json=body, headers=sent) as response:
+            assert (response.status, "push another one" in (await response.json())["error"]) == (409, True)
+    async with facade.client.post(f"/api/v1/jobs/{job.id}/retry", headers=sent) as response:
+        assert response.status == 200
+    await facade.machine.drive()
+    assert (await facade.machine.job(job.id)).status is JobStatus.FINISHED

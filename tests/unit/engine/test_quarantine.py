@@ -14,7 +14,7 @@ from avtomatika.engine.orders import Orders
 from avtomatika.engine.quarantine import Filter, Quarantine
 from avtomatika.engine.views import quarantined_details
 from avtomatika.errors import UnknownJobError, WrongStateError
-from avtomatika.jobs import Client, JobStatus, TaskInfo, TaskState
+from avtomatika.jobs import Client, Job, JobStatus, TaskInfo, TaskState
 from avtomatika.state.base import TaskRecord
 from tests.support.machine import Killed, Machine, ended
 from tests.support.records import NOW
@@ -334,14 +334,14 @@ async def test_an_order_to_many_counts_them_and_refuses_single_ones() -> None:
     jobs = await _several(machine)
     quarantine, which = _quarantine(machine), Filter(code="TRANSIENT_ERROR")
 
-    dry = await quarantine.each(which, lambda orders, job_id: orders.discard(job_id), dry_run=True)
+    dry = await quarantine.each(which, lambda orders, job: orders.discard(job.id), dry_run=True)
     assert (dry.done, dry.refused) == ((jobs[4], jobs[2], jobs[0]), ())
     assert {(await machine.job(job_id)).status for job_id in jobs} == {JobStatus.QUARANTINED}
 
-    async def order(orders: Orders, job_id: str) -> None:
-        if job_id == jobs[2]:
+    async def order(orders: Orders, job: Job) -> None:
+        if job.id == jobs[2]:
             raise WrongStateError("it went meanwhile")
-        await orders.retry(job_id, edit=Edit({"n": 7}))
+        await orders.retry(job.id, edit=Edit({"n": 7}))
 
     first = await quarantine.each(which, order, limit=2)
     assert (first.done, first.refused) == ((jobs[4],), ((jobs[2], "it went meanwhile"),))
