@@ -10,7 +10,7 @@ from kombu import Connection
 
 from avtomatika.jobs import WorkerRecord
 from avtomatika.settings import Settings
-from avtomatika.state.base import WorkerStore
+from avtomatika.state.workers import WorkerStore
 
 
 async def depths(settings: Settings, store: WorkerStore, workers: Sequence[WorkerRecord]) -> dict[str, int]:
