@@ -126,15 +126,13 @@ class Listeners:
     async def _read(self) -> None:
         """Wakes the listeners of every job that gets an event. Whatever breaks, it begins again."""
         pause = 0.1
-        while not _cancelled():
+        while True:
             try:
                 async with aclosing(self._store.changes()) as changes:
                     first = True
                     async for job_ids in changes:
                         self._wake(self._by_job if first else job_ids)  # at first all: of what was before nobody tells
                         first, pause = False, 0.1
-                        if _cancelled():
-                            return
             except StoreUnavailableError as exc:
                 logger.warning("listeners wait for the store: %s", exc, extra={"action": "events_interrupted"})
             except Exception:
@@ -149,7 +147,7 @@ class Listeners:
 
     async def _look(self) -> None:
         """Tells listeners of their tasks' progress."""
-        while not _cancelled():
+        while True:
             await asyncio.sleep(PROGRESS_INTERVAL)
             wanted: defaultdict[str, list[Listener]] = defaultdict(list)
             for listener in self._everyone():
@@ -166,12 +164,6 @@ class Listeners:
                     break
                 for task_id, progress in found.items():
                     _tell(wanted[task_id], task_id, progress)
-
-
-def _cancelled() -> bool:
-    """Whether this task was told to stop; Python 3.11's `wait_for`, deep in the Redis client, may swallow the exception."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _tell(listeners: list[Listener], task_id: str, progress: Progress) -> None:

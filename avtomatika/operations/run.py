@@ -128,9 +128,8 @@ class Attempt:
             trail.failed(exc)
             raise raised(exc, op) from None
         finally:
-            while not reporter.done():  # Python 3.11 may lose a cancel in asyncio.wait_for, by which the store waits
-                reporter.cancel()
-                await asyncio.wait({reporter}, timeout=1.0)
+            reporter.cancel()
+            await asyncio.wait({reporter})
             await self._send(op)
             await trail.ended(op)
 

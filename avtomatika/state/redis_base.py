@@ -69,6 +69,12 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def _cancels() -> int:
+    """How often the task that runs here was told to stop."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
 def _seconds(answer: Any) -> float:
     """What TIME says."""
     seconds, microseconds = answer
@@ -163,16 +169,21 @@ class RedisBase:
         answer = await self._answer(call, blocks)
         if self.clock.is_due:
             sent = self.clock.begin()
-            with suppress(RedisError, OSError, RuntimeError):  # the next look may do better; the call itself has its answer
+            # The next look may do better; the call itself has its answer.
+            with suppress(StoreUnavailableError, RedisError, OSError, RuntimeError):
                 async with asyncio.timeout(_CLOCK_SECONDS):
-                    self.clock.measured(sent, _seconds(await self._client.time()))
+                    self.clock.measured(sent, _seconds(await self._answer(self._client.time())))
         return answer
 
     async def _answer(self, call: Awaitable[Any], blocks: float = 0.0) -> Any:
-        """Awaits one call; a store that is away is StoreUnavailableError. `blocks`: seconds for which it may wait on purpose."""
+        """Awaits one call; a store that is away is StoreUnavailableError. `blocks`: seconds for which it may wait on purpose.
+
+        A cancel that comes with the answer is a cancel: the `wait_for` of Python 3.11, deep in the client, swallows it.
+        """
+        before = _cancels()
         try:
             async with asyncio.timeout(None if self._patience is None else self._patience + blocks):
-                return await call
+                answer = await call
         except (*_RETRIED, TimeoutError) as exc:
             raise StoreUnavailableError(f"the state store does not answer ({type(exc).__name__}); it is tried again") from exc
         except RuntimeError as exc:
@@ -183,6 +194,9 @@ class RedisBase:
             if isinstance(exc, OutOfMemoryError) or any(sign in str(exc) for sign in _FULL):
                 raise StoreUnavailableError(f"the state store takes no more data; it is tried again: {exc}") from exc
             raise
+        if _cancels() > before:
+            raise asyncio.CancelledError
+        return answer
 
     async def _apply(
         self,
