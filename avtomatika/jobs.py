@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from avtomatika.records import Limit as Limit
@@ -19,10 +20,14 @@ from avtomatika.results import Result as Result
 from avtomatika.results import ResultError as ResultError
 from avtomatika.results import RetryPolicy as RetryPolicy
 
+#: The two highest bits of a UUID's variant digit are 1 and 0.
+_VARIANT = {f"{number:x}": f"{8 | number & 3:x}" for number in range(16)}
+
 
 def new_id() -> str:
-    """A random id (UUID 4, as Celery's own task ids are)."""
-    return str(uuid.uuid4())
+    """A random id (UUID 4, as Celery's own task ids are), written without the detour over `uuid.UUID`: each job takes several."""
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 class JobStatus(StrEnum):
@@ -285,7 +290,7 @@ class Job:
     updated_at: float = 0.0
 
     def to_dict(self) -> JSON:
-        out = {name: getattr(self, name) for name in self.__slots__}
+        out = dict(zip(self.__slots__, _fields_of(self), strict=True))
         out["status"] = self.status.value
         out["failure"] = None if self.failure is None else self.failure.to_dict()
         out["client"] = self.client.to_dict()
@@ -303,6 +308,9 @@ class Job:
         if fields.get("failure") is not None:
             fields["failure"] = Failure(**fields["failure"])
         return cls(**fields)
+
+
+_fields_of = attrgetter(*Job.__slots__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -36,6 +37,9 @@ class RequestMetrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        # As many as there are series; finding one's own costs a lock and a tuple of texts each time.
+        self._counted = cache(self._requests.labels)
+        self._timed = cache(self._seconds.labels)
 
     def observe(self, method: str, route: str, status: int, seconds: float | None) -> None:
         """Counts one request. Anybody can invent a method, which is to make no series either.
@@ -44,9 +48,9 @@ class RequestMetrics:
             seconds: None for an answer that waits or streams: its length says nothing about the facade.
         """
         method = method if method in _METHODS else "other"
-        self._requests.labels(method, route, str(status)).inc()
+        self._counted(method, route, status).inc()
         if seconds is not None:
-            self._seconds.labels(method, route).observe(seconds)
+            self._timed(method, route).observe(seconds)
 
 
 def measuring(metrics: RequestMetrics) -> Middleware:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -22,7 +21,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
 from avtomatika.broker.queues import is_direct
-from avtomatika.jobs import Message
+from avtomatika.jobs import Message, new_id
 from avtomatika.settings import Settings, get_settings
 
 logger = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ def prepare_push(message: Message) -> tuple[str, str]:
             "delivery_info": {"exchange": "", "routing_key": message.queue},
             "priority": step,
             "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),
+            "delivery_tag": new_id(),
         },
     }
     return queue_key(message.queue, step), _encode(payload)

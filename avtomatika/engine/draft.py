@@ -183,14 +183,13 @@ def entry_of(info: TaskInfo, capability: str | None, compiler: Compiler, now: fl
 def new_job(blueprint: Blueprint, settings: Settings, now: float, **fields: Any) -> Job:
     """A job of a registered blueprint, as it begins."""
     given = {
-        "id": new_id(),
         "current_state": blueprint.start_state,
         "blueprint_version": blueprint.version,
         "deadline_at": deadline_of(blueprint, settings, now),
         "created_at": now,
         "updated_at": now,
     }
-    return Job(blueprint_name=blueprint.name, **{**given, **fields})
+    return Job(fields.pop("id", None) or new_id(), blueprint.name, **{**given, **fields})
 
 
 def new_job_commit(job: Job, compiler: Compiler, now: float) -> Commit:

@@ -37,6 +37,7 @@ Push = Callable[[Message], tuple[str, str]]
 
 CONNECTIONS = 32
 CONNECTION_SECONDS = 20.0
+_SOCKET_SECONDS = 5.0
 
 #: What the scripts that change tasks share.
 LIBRARIES = ("lib_limits", "lib_lanes", "lib_attempts", "lib_fleet")
@@ -60,6 +61,14 @@ def dumps(value: Any) -> str:
     except UnicodeEncodeError:  # half a surrogate pair, as in the name of a file that is no UTF-8
         return json.dumps(value, separators=(",", ":"))
     return out
+
+
+def packed(value: Any) -> bytes:
+    """The same as the client sends it: of texts it would look for their kind first, and encode them once more."""
+    try:
+        return _encode(value).encode()
+    except UnicodeEncodeError:
+        return dumps(value).encode()
 
 
 loads = json.loads
@@ -91,19 +100,24 @@ def todo(body: Any, outbox: Sequence[str] = ()) -> CommitResult:
     return CommitResult(True, (*outbox, *(found["outbox"] or ())), tuple(found["picks"] or ()), stops)
 
 
-def connect(url: str) -> aioredis.Redis:
+def connect(url: str, patience: float | None = None) -> aioredis.Redis:
     """A client that repeats a call a few times when its connection breaks: every script here may be repeated.
 
     However many calls there are at once, they share a few connections, and wait for one where all are taken.
+
+    Args:
+        patience: of the store that it is for (see `RedisBase`). One that gives a call up sooner than the socket would needs no
+            timeouts of the client, which makes a task for each call where it has one.
     """
+    is_bounded = patience is not None and patience <= _SOCKET_SECONDS
     pool = aioredis.BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS,
-        timeout=CONNECTION_SECONDS,
+        timeout=None if is_bounded else CONNECTION_SECONDS,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 4),
         retry_on_error=[*_RETRIED, RuntimeError],
         socket_connect_timeout=2,
-        socket_timeout=5,
+        socket_timeout=None if is_bounded else _SOCKET_SECONDS,
         socket_keepalive=True,
         health_check_interval=15,
         decode_responses=True,

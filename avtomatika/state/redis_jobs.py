@@ -10,7 +10,7 @@ from typing import Any
 from avtomatika.jobs import JSON, Event, FanOut, Job, JobStatus, Message, TaskInfo, TaskState, Timer, new_id
 from avtomatika.state.base import WARM, ClaimOutcome, Commit, CommitResult, Entry, JobClaim, NewTask
 from avtomatika.state.listed import LISTED, place_of
-from avtomatika.state.redis_base import Command, dumps, loads, text
+from avtomatika.state.redis_base import Command, dumps, loads, packed, text
 from avtomatika.state.redis_deliveries import RedisDeliveries
 from avtomatika.state.redis_feed import RedisFeed
 
@@ -31,10 +31,18 @@ class RedisJobs(RedisFeed, RedisDeliveries):
 
     async def _create(self, commit: Commit) -> CommitResult:
         job, (message,), (event,) = commit.job, commit.messages, commit.events
-        in_ledger = dumps(message.to_dict())
+        in_ledger = packed(message.to_dict())
         queue, payload = self._push(message) if self._push is not None else ("", in_ledger)
-        words = [commit.id, job.version, job.status.value, dumps(job.to_dict()), job.id, job.client.name, job.created_at]
-        words += [dumps(event.to_dict()), self._stream_length, message.key, in_ledger, queue, payload, int(self._snapshots)]
+        words: list[Any] = [
+            commit.id,
+            job.version,
+            job.status.value,
+            packed(job.to_dict()),
+            job.id,
+            job.client.name,
+            job.created_at,
+        ]
+        words += [packed(event.to_dict()), self._stream_length, message.key, in_ledger, queue, payload, int(self._snapshots)]
         words += [job.blueprint_name, place_of(job)] if job.blueprint_name in LISTED else ["", 0]
         done = await self._ask(self._script("create_job")(keys=[self._keys.job(job.id)], args=words))
         if int(done) == 0:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import re
+import uuid
 from typing import Any, TypeVar
 
 import pytest
@@ -28,6 +29,7 @@ from avtomatika.jobs import (
     TaskInfo,
     Timer,
     WorkerRecord,
+    new_id,
 )
 
 R = TypeVar("R", Job, TaskInfo, Event, Message, WorkerRecord)
@@ -216,3 +218,12 @@ def test_what_is_refused_crosses_celery() -> None:
         RetryPolicy(jitter=2)
 
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_an_id_is_a_uuid_of_version_4_as_uuid_writes_it() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    for made in ids:
+        read = uuid.UUID(made)
+        assert (str(read), read.version, read.variant) == (made, 4, uuid.RFC_4122)
+    assert {made[19] for made in ids} == set("89ab")
