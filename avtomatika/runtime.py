@@ -42,7 +42,7 @@ def open_store(settings: Settings, patience: float | None = None, clock: StoreCl
         patience, clock: see `RedisBase`.
     """
     return RedisStore(
-        connect(settings.state_url, patience),
+        connect(settings.state_url),
         settings.namespace,
         push=prepare_push if settings.broker_is_state else None,
         retention=settings.job_retention_seconds,

@@ -109,17 +109,19 @@ class Service:
             tags=tuple(tags),
             webhook_url=webhook_of(webhook_url, client),
         )
-        held = await self._held(blueprint.name)
-        if held:
-            left = None if job.deadline_at is None else job.deadline_at - now
-            job = replace(job, status=JobStatus.PAUSED, time_left=left, deadline_at=None)
+        if held := await self._held(blueprint.name):
+            job = _paused(job)
         done = await self.store.commit(new_job_commit(job, self._engine.compiler, now))
         if not done.applied:  # the same idempotent request at the same time
             repeated()
             return await self.store.load(job_id) or job
         await self._engine.after(done)
+        return await self._follow(job, held)
+
+    async def _follow(self, job: Job, held: bool) -> Job:
+        """Looks once more whether the blueprint is held: whoever changed that may have looked for its jobs before this one."""
         with suppress(StoreUnavailableError, UnknownJobError, WrongStateError):  # it is stored, whatever comes now
-            if await self._held(blueprint.name) != held:  # whoever changed that may have looked for its jobs before this one
+            if await self._held(job.blueprint_name) != held:
                 return await (self.orders.resume if held else self.orders.pause)(job.id, who=HELD_BY)
         return job
 
@@ -199,6 +201,12 @@ class Service:
     async def close(self) -> None:
         await self._engine.dispatcher.settled()
         await self.store.close()
+
+
+def _paused(job: Job) -> Job:
+    """A new job of a blueprint that is held: its time stands still as well."""
+    left = None if job.deadline_at is None else job.deadline_at - job.created_at
+    return replace(job, status=JobStatus.PAUSED, time_left=left, deadline_at=None)
 
 
 async def open_service(

@@ -37,7 +37,6 @@ Push = Callable[[Message], tuple[str, str]]
 
 CONNECTIONS = 32
 CONNECTION_SECONDS = 20.0
-_SOCKET_SECONDS = 5.0
 
 #: What the scripts that change tasks share.
 LIBRARIES = ("lib_limits", "lib_lanes", "lib_attempts", "lib_fleet")
@@ -100,24 +99,21 @@ def todo(body: Any, outbox: Sequence[str] = ()) -> CommitResult:
     return CommitResult(True, (*outbox, *(found["outbox"] or ())), tuple(found["picks"] or ()), stops)
 
 
-def connect(url: str, patience: float | None = None) -> aioredis.Redis:
+def connect(url: str) -> aioredis.Redis:
     """A client that repeats a call a few times when its connection breaks: every script here may be repeated.
 
     However many calls there are at once, they share a few connections, and wait for one where all are taken.
 
-    Args:
-        patience: of the store that it is for (see `RedisBase`). One that gives a call up sooner than the socket would needs no
-            timeouts of the client, which makes a task for each call where it has one.
+    Its socket has a timeout whatever the store's patience is: subscriptions, and a connection's first words, have no other.
     """
-    is_bounded = patience is not None and patience <= _SOCKET_SECONDS
     pool = aioredis.BlockingConnectionPool.from_url(
         url,
         max_connections=CONNECTIONS,
-        timeout=None if is_bounded else CONNECTION_SECONDS,
+        timeout=CONNECTION_SECONDS,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), 4),
         retry_on_error=[*_RETRIED, RuntimeError],
         socket_connect_timeout=2,
-        socket_timeout=None if is_bounded else _SOCKET_SECONDS,
+        socket_timeout=5,
         socket_keepalive=True,
         health_check_interval=15,
         decode_responses=True,
