@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 from dataclasses import replace
+from functools import cached_property
 from hashlib import sha1
+from itertools import chain
 from typing import Any
 
 from avtomatika.jobs import JSON, Event, FanOut, Job, JobStatus, Message, TaskInfo, TaskState, Timer, new_id
@@ -13,11 +15,15 @@ from avtomatika.state.listed import LISTED, place_of
 from avtomatika.state.redis_base import Command, dumps, loads, packed, text
 from avtomatika.state.redis_deliveries import RedisDeliveries
 from avtomatika.state.redis_feed import RedisFeed
+from avtomatika.state.shared import SharedCalls
 
 # Of the stream of events: how many are read at a time, and for how many seconds one call waits for some (less than the socket's
 # time-out).
 _CHUNK = 1000
 _BLOCK = 2.0
+# Of jobs that come into being: how many are stored in one call, and how many bytes of records. Redis does nothing else meanwhile.
+_CREATED = 32
+_CREATED_BYTES = 256 * 1024
 
 
 class RedisJobs(RedisFeed, RedisDeliveries):
@@ -33,21 +39,23 @@ class RedisJobs(RedisFeed, RedisDeliveries):
         job, (message,), (event,) = commit.job, commit.messages, commit.events
         in_ledger = packed(message.to_dict())
         queue, payload = self._push(message) if self._push is not None else ("", in_ledger)
-        words: list[Any] = [
-            commit.id,
-            job.version,
-            job.status.value,
-            packed(job.to_dict()),
-            job.id,
-            job.client.name,
-            job.created_at,
-        ]
-        words += [packed(event.to_dict()), self._stream_length, message.key, in_ledger, queue, payload, int(self._snapshots)]
-        words += [job.blueprint_name, place_of(job)] if job.blueprint_name in LISTED else ["", 0]
-        done = await self._ask(self._script("create_job")(keys=[self._keys.job(job.id)], args=words))
-        if int(done) == 0:
+        listed = (job.blueprint_name, place_of(job)) if job.blueprint_name in LISTED else ("", 0)
+        record = packed(job.to_dict())
+        words: list[Any] = [commit.id, job.version, job.status.value, record, job.id, job.client.name, job.created_at]
+        words += [packed(event.to_dict()), message.key, in_ledger, queue, payload, *listed]
+        done = await self._answer(self._creations(words, len(record)))
+        if done == 0:
             return CommitResult(False)
-        return CommitResult(True, () if self._push is not None or int(done) == 2 else (commit.id,))
+        return CommitResult(True, () if self._push is not None or done == 2 else (commit.id,))
+
+    @cached_property
+    def _creations(self) -> SharedCalls[list[Any], int]:
+        return SharedCalls(self._create_all, most=_CREATED, most_bytes=_CREATED_BYTES)
+
+    async def _create_all(self, jobs: Sequence[list[Any]]) -> Sequence[int]:
+        words = [self._stream_length, int(self._snapshots), *chain.from_iterable(jobs)]
+        done: Sequence[Any] = await self._ask(self._script("create_jobs")(args=words))
+        return [int(each) for each in done]
 
     def _commit_commands(self, commit: Commit) -> tuple[list[Command], list[str]]:
         job, keys, now = commit.job, self._keys, commit.job.updated_at

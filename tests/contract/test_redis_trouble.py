@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from contextlib import aclosing
 
 import pytest
 import uvloop
 
 from avtomatika.errors import StoreUnavailableError
 from avtomatika.jobs import JobStatus
+from avtomatika.state.base import News, NewsKind
 from avtomatika.state.redis import RedisStore, connect
+from tests.contract.line import Line
+from tests.support.polling import eventually_async
+from tests.support.proxy import Proxy
 from tests.support.records import NOW, a_job, a_message, a_worker, an_event, change, creation
 from tests.support.servers import RedisServer
 
@@ -88,3 +93,70 @@ def test_a_socket_that_was_closed_meanwhile_is_made_anew(each_redis: RedisServer
             await store.close()
 
     uvloop.run(main())
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    made = Proxy(redis_server.port)
+    yield made
+    made.close()
+
+
+async def _lost_while_it_connects_anew(proxy: Proxy) -> None:
+    """A follower's connection breaks, and what it says on its next one gets no answer, for good."""
+    proxy.freeze()
+    proxy.cut()
+    await _come(lambda: proxy.connections == 1)
+    proxy.swallow()
+    proxy.thaw()
+
+
+async def _come(reached: Callable[[], bool]) -> None:
+    async def look() -> bool:
+        return reached()
+
+    await eventually_async(look)
+
+
+@pytest.mark.parametrize("patience", [None, 30.0])
+async def test_news_come_again_after_a_reconnection_without_an_answer(
+    proxy: Proxy, namespace: str, patience: float | None
+) -> None:
+    store = RedisStore(connect(f"redis://127.0.0.1:{proxy.port}/0"), namespace, patience=patience)
+    heard: list[News] = []
+    listening = asyncio.create_task(_listen(store.news(), heard))
+    await _come(lambda: len(heard) == 1)
+
+    await _lost_while_it_connects_anew(proxy)
+    await _come(lambda: len(heard) == 2)
+    await Line(store).pull()
+    await _come(lambda: len(heard) == 3)
+
+    assert heard == [News(NewsKind.RESUMED), News(NewsKind.RESUMED), News(NewsKind.TASK, "work")]
+    listening.cancel()
+    await store.close()
+
+
+async def _listen(news: AsyncIterator[News], heard: list[News]) -> None:
+    async for item in news:
+        heard.append(item)  # noqa: PERF401  an endless iterator
+
+
+async def test_who_follows_changes_gets_on_after_a_reconnection_without_an_answer(proxy: Proxy, namespace: str) -> None:
+    store = RedisStore(connect(f"redis://127.0.0.1:{proxy.port}/0"), namespace)
+    job = a_job()
+    async with aclosing(store.changes()) as changes:
+        await anext(changes)
+        following = asyncio.create_task(_until_named(changes, job.id))
+        await _lost_while_it_connects_anew(proxy)
+        await store.commit(creation(job))
+        await store.commit(change(job, {"events": (an_event(job),)}))
+
+        await following
+    await store.close()
+
+
+async def _until_named(changes: AsyncGenerator[Collection[str]], job_id: str) -> None:
+    async with asyncio.timeout(60):
+        while job_id not in await anext(changes):
+            pass

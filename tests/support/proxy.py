@@ -73,6 +73,11 @@ class Proxy:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)
 
+    @property
+    def connections(self) -> int:
+        """How many there are to the server now."""
+        return len(self._pairs)
+
     # On the thread
 
     def _call(self, act: object) -> None:
