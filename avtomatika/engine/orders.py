@@ -18,6 +18,7 @@ from avtomatika.engine.verdict import Judgement, Verdict, by_transition
 from avtomatika.errors import FailureCode, UnknownJobError, WrongStateError
 from avtomatika.jobs import Approval, Failure, FanOut, Job, JobStatus, Result, SubJob, TaskInfo, TaskState, Timer
 from avtomatika.state.base import Commit, TaskRecord
+from avtomatika.state.listed import LISTED
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ LOOK_SECONDS = 0.02
 #: The status with which a task says that it goes on later, and the transition for it.
 PAUSED = "paused"
 
+#: Of a fan-out's attempts, how many are looked at together.
+_AT_ONCE = 50
 _RUNS = (TaskState.CLAIMED, TaskState.DONE)
 _MAY_RETRY = (JobStatus.FAILED, JobStatus.QUARANTINED)
 
@@ -113,7 +116,7 @@ class Orders:
     async def pause(self, job_id: str, *, who: str = "") -> Job:
         """Pauses a job before its next step: at once where it is between two, else when what it waits for has ended.
 
-        A task with a `paused` transition that no worker has begun is taken back, and the job pauses there.
+        What no worker has begun is taken back, and the job pauses there: a task with a `paused` transition, a batch of hosts.
 
         Raises:
             UnknownJobError: no such job.
@@ -129,15 +132,35 @@ class Orders:
             draft.event("pause_requested", state=job.current_state, details={"by": who})
             if job.waiting is None or (job.status is JobStatus.AWAITING_RETRY and isinstance(job.waiting, FanOut)):
                 draft.pause()  # an aggregator between two tries, too: its branches have ended
-            elif isinstance(job.waiting, TaskInfo) and PAUSED in job.waiting.transitions and await self._running(job) is None:
+            elif (state := await self._taken_back_to(job)) is not None:
                 draft.leave_waiting()
-                draft.enter(job.waiting.transitions[PAUSED])
+                draft.enter(state)
                 draft.pause()
             else:
                 draft.set(pause_requested=True)
             commit = draft.commit()
             if await self._commit(commit):
                 return commit.job
+
+    async def _taken_back_to(self, job: Job) -> str | None:
+        """Where a job goes on whose attempts are taken back: no worker has begun one. None where it has to wait for them."""
+        match job.waiting:
+            case TaskInfo(transitions=transitions) if PAUSED in transitions and await self._running(job) is None:
+                return transitions[PAUSED]
+            case FanOut() if job.blueprint_name in LISTED and not await self._has_begun_a_branch(job):
+                return job.current_state
+        return None
+
+    async def _has_begun_a_branch(self, job: Job) -> bool:
+        results = await self._store.branches(job.id)
+        if any(result is not None for result in results.values()):
+            return True
+        ids = list(results)
+        for begin in range(0, len(ids), _AT_ONCE):
+            records = await asyncio.gather(*map(self._store.get_task, ids[begin : begin + _AT_ONCE]))
+            if any(record is not None and record.state in _RUNS for record in records):
+                return True
+        return False
 
     async def resume(self, job_id: str, *, who: str = "") -> Job:
         """Lets a paused job go on.

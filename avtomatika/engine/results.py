@@ -30,7 +30,8 @@ from avtomatika.jobs import (
     Timer,
 )
 from avtomatika.results import LOST
-from avtomatika.state.base import BranchOutcome, ClaimOutcome, NewTask
+from avtomatika.state.base import BranchOutcome, ClaimOutcome, Hold, NewTask
+from avtomatika.state.listed import HELD_BY, LISTED
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,25 @@ class Engine(Executor):
         """Goes on with a job at one version."""
         key = step_key(job_id, version)
         job = await self._claim(job_id, key, version)
-        if job is not None:
+        if job is not None and not await self._held_back(job, key):
             await self.run(job, (key,))
+
+    async def _held_back(self, job: Job, key: str) -> bool:
+        """Pauses a job that begins while its blueprint is held back, whoever made it; false where it goes on."""
+        tried: Hold | None = None
+        while job.version == 0 and job.blueprint_name in LISTED:
+            hold = await self.store.held(job.blueprint_name)
+            if hold in (None, tried):
+                break
+            draft = self.draft(job, (key,))
+            draft.event("pause_requested", state=job.current_state, details={"by": HELD_BY})
+            draft.pause()
+            done = await self._persist(replace(draft.commit(), hold=hold))
+            if done.applied:
+                await self.after(done)
+                return True
+            tried = hold  # it is held no more, or by another one; or the job has changed, which its run will find
+        return False
 
     async def resume_plain(self, task_id: str, envelope: Any, failure: Result | None = None) -> None:
         """The answer of a plain Celery task, whose message nobody would repeat: it goes into the ledger first.

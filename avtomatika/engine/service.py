@@ -25,11 +25,11 @@ from avtomatika.engine.quarantine import Quarantine
 from avtomatika.engine.remote import RemoteWorkers
 from avtomatika.engine.results import Engine
 from avtomatika.engine.webhooks import webhook_of
-from avtomatika.errors import StoreUnavailableError, UnknownJobError, WrongStateError
+from avtomatika.errors import StoreUnavailableError, WrongStateError
 from avtomatika.jobs import JSON, Client, Job, JobStatus, new_id
 from avtomatika.settings import Settings
 from avtomatika.state.base import News, Store, TaskRecord
-from avtomatika.state.listed import HELD_BY, LISTED
+from avtomatika.state.listed import LISTED
 
 IDEMPOTENCY_SECONDS = 24 * 3600
 #: People wait for the facade: it says within two seconds that the store is away.
@@ -109,24 +109,25 @@ class Service:
             tags=tuple(tags),
             webhook_url=webhook_of(webhook_url, client),
         )
-        if held := await self._held(blueprint.name):
-            job = _paused(job)
-        done = await self.store.commit(new_job_commit(job, self._engine.compiler, now))
-        if not done.applied:  # the same idempotent request at the same time
+        stored, is_new = await self._store_new(job)
+        if not is_new:  # the same idempotent request at the same time
             repeated()
-            return await self.store.load(job_id) or job
-        await self._engine.after(done)
-        return await self._follow(job, held)
+        return stored
 
-    async def _follow(self, job: Job, held: bool) -> Job:
-        """Looks once more whether the blueprint is held: whoever changed that may have looked for its jobs before this one."""
-        with suppress(StoreUnavailableError, UnknownJobError, WrongStateError):  # it is stored, whatever comes now
-            if await self._held(job.blueprint_name) != held:
-                return await (self.orders.resume if held else self.orders.pause)(job.id, who=HELD_BY)
-        return job
-
-    async def _held(self, blueprint: str) -> bool:
-        return blueprint in LISTED and await self.store.held(blueprint) is not None
+    async def _store_new(self, job: Job) -> tuple[Job, bool]:
+        """Stores a new job, paused while its blueprint is held back; or gives the one that has its id already, and false."""
+        while True:
+            hold = await self.store.held(job.blueprint_name) if job.blueprint_name in LISTED else None
+            # One that is stored as if nothing held it, and just too late, is held by the engine (`Engine.step`).
+            made = job if hold is None else _paused(job)
+            done = await self.store.commit(replace(new_job_commit(made, self._engine.compiler, job.created_at), hold=hold))
+            if done.applied:
+                await self._engine.after(done)
+                return made, True
+            known = await self.store.load(job.id)
+            if known is not None or hold is None:
+                return known or made, False
+            # else it is held no more, or by another one
 
     def clock(self) -> float:
         """Now, as every process of this installation counts it."""

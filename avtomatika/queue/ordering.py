@@ -17,7 +17,8 @@ from avtomatika.queue.errors import ActionFailedError, UnknownTaskError
 from avtomatika.queue.looking import PAGE, QueueView, runs
 from avtomatika.queue.reading import read_task
 from avtomatika.queue.task import Task
-from avtomatika.state.listed import HELD_BY, Hold
+from avtomatika.state.base import Hold
+from avtomatika.state.listed import HELD_BY
 
 _REASONS = {
     TaskStatus.COMPLETED: "Task is already completed",
@@ -160,13 +161,11 @@ class QueueOrders(QueueView):
 
 
 async def _every_live(service: Service) -> AsyncIterator[Job]:
-    """All tasks that have not ended, from the last one on: those that end meanwhile move none out of sight."""
-    offset = await service.store.count_listed(NAME, live=True)
-    while offset > 0:
-        begin = max(0, offset - PAGE)
-        for job in await service.store.listed_live(NAME, limit=offset - begin, offset=begin):
+    """All tasks that have not ended now: what begins or ends meanwhile moves none of them out of sight."""
+    ids = await service.store.live_ids(NAME)
+    for begin in range(0, len(ids), PAGE):
+        for job in await service.store.load_many(ids[begin : begin + PAGE]):
             yield job
-        offset = begin
 
 
 async def _done(order: Awaitable[Any]) -> bool:

@@ -25,6 +25,7 @@ from avtomatika.state.values import Commit as Commit
 from avtomatika.state.values import CommitResult as CommitResult
 from avtomatika.state.values import Entry as Entry
 from avtomatika.state.values import FeedEntry as FeedEntry
+from avtomatika.state.values import Hold as Hold
 from avtomatika.state.values import JobClaim as JobClaim
 from avtomatika.state.values import News as News
 from avtomatika.state.values import NewsKind as NewsKind

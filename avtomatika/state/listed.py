@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from avtomatika.jobs import Event, Job
+from avtomatika.state.values import Hold
 
 #: Blueprints whose jobs have indexes of their own: they are found without a look at all the others.
 LISTED = frozenset({"operation"})
@@ -14,14 +14,6 @@ LISTED = frozenset({"operation"})
 _STEP = 1e10
 #: By whom jobs are paused and resumed because their blueprint is held back, in their events.
 HELD_BY = "the queue"
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """The new jobs of a blueprint are held back. `at`: seconds since the epoch, UTC."""
-
-    at: float
-    by: str = ""
 
 
 def place_of(job: Job) -> float:
@@ -42,7 +34,7 @@ class ListedStore(Protocol):
             before: (created_at, id) of the last job of the page before.
         """
 
-    async def listed_live(self, blueprint: str, *, client: str | None = None, limit: int = 50, offset: int = 0) -> Sequence[Job]:
+    async def listed_live(self, blueprint: str, *, client: str | None = None, limit: int = 50) -> Sequence[Job]:
         """Those that have not ended, by `place_of`."""
 
     async def events_of(self, job_ids: Sequence[str]) -> dict[str, Sequence[Event]]:
@@ -51,6 +43,9 @@ class ListedStore(Protocol):
     async def count_listed(self, blueprint: str, *, client: str | None = None, live: bool = False) -> int:
         """How many there are; with `live`, how many of them have not ended."""
 
+    async def live_ids(self, blueprint: str) -> Sequence[str]:
+        """Those that have not ended at one moment, by `place_of`. In pages some would be missed, which move meanwhile."""
+
     async def live_rank(self, blueprint: str, job_id: str) -> int | None:
         """How many that have not ended stand before this one; None where it has ended or is none of them."""
 
@@ -58,7 +53,7 @@ class ListedStore(Protocol):
         """Forgets an ended job before its time: record, events, log, indexes. False where it lives or is unknown."""
 
     async def hold(self, blueprint: str, hold: Hold | None) -> None:
-        """Says that new jobs of a blueprint are to be held back; with None, that they are not any more."""
+        """Says that new jobs of a blueprint are to be held back; with None, that they are not any more. See `Commit.hold`."""
 
     async def held(self, blueprint: str) -> Hold | None:
         """What `hold` said last."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from avtomatika.jobs import Event, FanOut, Job, JobStatus, Message, Result, TaskInfo, TaskState, Timer
-from avtomatika.state.base import ClaimOutcome, Commit, CommitResult, FeedEntry, JobClaim, NewTask, TaskRecord
+from avtomatika.state.base import ClaimOutcome, Commit, CommitResult, FeedEntry, Hold, JobClaim, NewTask, TaskRecord
 from avtomatika.state.memory_base import Change
 from avtomatika.state.memory_joblogs import MemoryJobLogs
 from avtomatika.state.memory_lanes import MemoryLanes
@@ -46,12 +46,15 @@ class MemoryJobs(MemoryLanes, MemoryJobLogs):
         self._status_since: dict[str, float] = {}
         self._branches: dict[str, Branches] = {}
         self._requests: dict[tuple[str, str], tuple[str, str]] = {}
+        self._holds: dict[str, Hold] = {}
 
     async def commit(self, commit: Commit) -> CommitResult:
         if self._applied.get(commit.job.id) == commit.id:
             return CommitResult(True)
         stored = self._jobs.get(commit.job.id)
         if (stored.version if stored else None) != commit.expected_version:
+            return CommitResult(False)
+        if commit.hold not in (None, self._holds.get(commit.job.blueprint_name)):
             return CommitResult(False)
         self._applied[commit.job.id] = commit.id
         change = Change(commit.job.updated_at)

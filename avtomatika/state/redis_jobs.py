@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from hashlib import sha1
 from itertools import chain
 from typing import Any
 
 from avtomatika.jobs import JSON, Event, FanOut, Job, JobStatus, Message, TaskInfo, TaskState, Timer, new_id
-from avtomatika.state.base import WARM, ClaimOutcome, Commit, CommitResult, Entry, JobClaim, NewTask
+from avtomatika.state.base import WARM, ClaimOutcome, Commit, CommitResult, Entry, Hold, JobClaim, NewTask
 from avtomatika.state.listed import LISTED, place_of
-from avtomatika.state.redis_base import Command, dumps, loads, packed, text
+from avtomatika.state.redis_base import Command, Word, dumps, loads, packed, text
 from avtomatika.state.redis_deliveries import RedisDeliveries
 from avtomatika.state.redis_feed import RedisFeed
 from avtomatika.state.shared import SharedCalls
@@ -32,7 +32,9 @@ class RedisJobs(RedisFeed, RedisDeliveries):
             return await self._create(commit)
         commands, outbox = self._commit_commands(commit)
         expected = "" if commit.expected_version is None else commit.expected_version
-        guards = [(self._keys.job(commit.job.id), "v", expected)]
+        guards: list[tuple[str, str, Word]] = [(self._keys.job(commit.job.id), "v", expected)]
+        if commit.hold is not None:
+            guards.append((self._keys.held, commit.job.blueprint_name, hold_record(commit.hold)))
         return await self._apply(guards, commands, commit.job.updated_at, nonce=commit.id, outbox=outbox)
 
     async def _create(self, commit: Commit) -> CommitResult:
@@ -328,6 +330,11 @@ def is_plain_creation(commit: Commit) -> bool:
         and not (commit.tasks or commit.children or commit.timers or commit.settles or commit.deliveries)
         and not commit.job.status.is_terminal
     )
+
+
+def hold_record(hold: Hold) -> str:
+    """How a hold is stored: always the same for the same one."""
+    return dumps(asdict(hold))
 
 
 def behind(rows: Any, before: tuple[float, str] | None) -> list[tuple[str, float]]:

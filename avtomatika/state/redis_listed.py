@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from avtomatika.jobs import Event, Job
-from avtomatika.state.listed import Hold
-from avtomatika.state.redis_base import dumps, loads, text
-from avtomatika.state.redis_jobs import RedisJobs, behind
+from avtomatika.state.base import Hold
+from avtomatika.state.redis_base import loads, text
+from avtomatika.state.redis_jobs import RedisJobs, behind, hold_record
 
 
 class RedisListed(RedisJobs):
@@ -28,9 +27,9 @@ class RedisListed(RedisJobs):
             start += count
         return found[:limit]
 
-    async def listed_live(self, blueprint: str, *, client: str | None = None, limit: int = 50, offset: int = 0) -> Sequence[Job]:
+    async def listed_live(self, blueprint: str, *, client: str | None = None, limit: int = 50) -> Sequence[Job]:
         index = self._keys.listed(blueprint, client, live=True)
-        ids = await self._ask(self._client.zrange(index, offset, offset + limit - 1))
+        ids = await self._ask(self._client.zrange(index, 0, limit - 1))
         return await self.load_many([text(job_id) for job_id in ids])
 
     async def events_of(self, job_ids: Sequence[str]) -> dict[str, Sequence[Event]]:
@@ -44,6 +43,9 @@ class RedisListed(RedisJobs):
 
     async def count_listed(self, blueprint: str, *, client: str | None = None, live: bool = False) -> int:
         return int(await self._ask(self._client.zcard(self._keys.listed(blueprint, client, live=live))))
+
+    async def live_ids(self, blueprint: str) -> Sequence[str]:
+        return [text(job_id) for job_id in await self._ask(self._client.zrange(self._keys.listed(blueprint, live=True), 0, -1))]
 
     async def live_rank(self, blueprint: str, job_id: str) -> int | None:
         rank = await self._ask(self._client.zrank(self._keys.listed(blueprint, live=True), job_id))
@@ -60,7 +62,7 @@ class RedisListed(RedisJobs):
         if hold is None:
             await self._ask(self._client.hdel(self._keys.held, blueprint))
         else:
-            await self._ask(self._client.hset(self._keys.held, blueprint, dumps(asdict(hold))))
+            await self._ask(self._client.hset(self._keys.held, blueprint, hold_record(hold)))
 
     async def held(self, blueprint: str) -> Hold | None:
         stored = await self._ask(self._client.hget(self._keys.held, blueprint))

@@ -65,6 +65,14 @@ class NewTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """The new jobs of a blueprint are held back. `at`: seconds since the epoch, UTC."""
+
+    at: float
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """One change of one job, applied as a whole or not at all.
 
@@ -84,6 +92,7 @@ class Commit:
         deliveries: what the world outside is told of this change.
         boot_id: the process that commits and holds the claim on the job; None for one that holds none.
         keep_claim: that process goes on with the job after this commit.
+        hold: it applies only while its blueprint is held back by this.
         id: names this change: applied again after a lost answer, it changes nothing and counts as applied.
     """
 
@@ -104,6 +113,7 @@ class Commit:
     deliveries: tuple[Delivery, ...] = ()
     boot_id: str | None = None
     keep_claim: bool = False
+    hold: Hold | None = None
     id: str = field(default_factory=new_id)
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from avtomatika.jobs import Client, JobStatus
-from avtomatika.state.listed import Hold
+from avtomatika.state.base import Hold
 from tests.contract.conftest import Kit
 from tests.support.records import NOW, a_job, a_message, an_event, change, creation
 
@@ -71,8 +73,9 @@ async def test_live_ones_stand_by_priority_and_then_by_age(kit: Kit) -> None:
 
     assert _ids(await store.listed_live(OPERATION)) == ["urgent", "old", "new", "paused"]
     assert _ids(await store.listed_live(OPERATION, limit=2)) == ["urgent", "old"]
-    assert _ids(await store.listed_live(OPERATION, limit=2, offset=1)) == ["old", "new"]
     assert _ids(await store.listed_live(OPERATION, client="other")) == ["paused"]
+    assert await store.live_ids(OPERATION) == ["urgent", "old", "new", "paused"]
+    assert await store.live_ids("b") == []
     assert [await store.live_rank(OPERATION, job_id) for job_id in ("urgent", "new", "gone")] == [0, 2, None]
 
     ended = await kit.committed(change(first, status=JobStatus.QUARANTINED))  # type: ignore[arg-type]
@@ -123,3 +126,24 @@ async def test_new_jobs_are_held_back_until_that_is_taken_back(kit: Kit) -> None
     assert await kit.store.held("other") is None
     await kit.store.hold(OPERATION, None)
     assert await kit.store.held(OPERATION) is None
+
+
+async def test_a_change_may_depend_on_the_hold(kit: Kit) -> None:
+    job = await _create(kit, "j")
+    assert job is not None
+    held, other = Hold(NOW, "ada"), Hold(NOW + 1, "ada")
+    paused = replace(change(job, status=JobStatus.PAUSED), hold=held)
+
+    assert not (await kit.store.commit(paused)).applied  # nothing is held
+    await kit.store.hold(OPERATION, other)
+    assert not (await kit.store.commit(paused)).applied
+    await kit.store.hold(OPERATION, held)
+    assert not (await kit.store.commit(replace(paused, expected_version=7))).applied
+    assert await kit.store.load("j") == job
+    assert (await kit.store.commit(paused)).applied
+    await kit.store.hold(OPERATION, None)
+    assert (await kit.store.commit(paused)).applied  # the same one, whose answer was lost
+
+    new = replace(creation(a_job(blueprint_name=OPERATION, status=JobStatus.PAUSED)), hold=held)
+    assert not (await kit.store.commit(new)).applied
+    assert await kit.store.load(new.job.id) is None

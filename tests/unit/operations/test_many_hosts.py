@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from avtomatika.errors import WrongStateError
-from avtomatika.jobs import JobStatus
+from avtomatika.jobs import FanOut, JobStatus
 from avtomatika.operations.codes import TaskErrorCode
 from avtomatika.operations.errors import OperationError, PolicyError
 from avtomatika.operations.hosts import MAX_RESULT, batches, bounded, reason_to_stop, row_of
@@ -236,6 +236,25 @@ async def test_a_pause_comes_between_two_batches(tmp_path: Path) -> None:
     await machine.drive()
     assert (await queue.find(task_id)).status is TaskStatus.COMPLETED
     assert [call["host"] for call in machine.calls] == HOSTS[:4]
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+async def test_a_batch_that_no_worker_has_begun_is_taken_back(tmp_path: Path, rows: int) -> None:
+    """The first one, or a later one."""
+    machine = await QueueMachine(tmp_path).start()
+    task_id = await machine.push({"hosts": HOSTS[:6], "serial": 2})
+    queue = machine.queue_of()
+    while len((job := await machine.job(task_id)).state_history.get("rows", {})) < rows or not isinstance(job.waiting, FanOut):
+        await machine.deliver(machine.queue.pop(0))
+
+    assert (await queue.pause(task_id)).status is TaskStatus.PAUSED
+    await machine.drive()
+    assert len(machine.calls) == rows
+
+    assert (await queue.resume(task_id)).status is not TaskStatus.PAUSED
+    await machine.drive()
+    assert (await queue.find(task_id)).status is TaskStatus.COMPLETED
+    assert [call["host"] for call in machine.calls] == HOSTS[:6]
 
 
 async def test_what_was_done_before_a_cancel_is_shown(tmp_path: Path) -> None:
