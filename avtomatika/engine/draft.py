@@ -51,6 +51,7 @@ class Draft:
     drop_branches: bool = False
     settle_branches: bool = False
     deliveries: list[Delivery] = field(default_factory=list)
+    unbegun: tuple[str, ...] = ()
 
     def fork(self) -> Draft:
         """A copy to go on with, while this one stays as it is."""
@@ -152,6 +153,7 @@ class Draft:
             deliveries=(*self.deliveries, *told),
             boot_id=self.boot_id,
             keep_claim=keep_claim,
+            unbegun=self.unbegun,
         )
 
 

@@ -89,6 +89,8 @@ class Orders:
                     draft.cancel_tasks.append(info.id)
                     draft.timers.append(Timer("cancel", info.id, draft.now + self._engine.settings.cancel_grace_seconds))
                     return record
+                if not (force or info.is_plain):
+                    draft.unbegun = (info.id,)
                 transitions = info.transitions
             case SubJob() as child:
                 draft.messages.append(self._engine.compiler.cancel_message(child.job_id, who, draft.now, force=force))
@@ -132,7 +134,8 @@ class Orders:
             draft.event("pause_requested", state=job.current_state, details={"by": who})
             if job.waiting is None or (job.status is JobStatus.AWAITING_RETRY and isinstance(job.waiting, FanOut)):
                 draft.pause()  # an aggregator between two tries, too: its branches have ended
-            elif (state := await self._taken_back_to(job)) is not None:
+            elif (back := await self._taken_back(job)) is not None:
+                state, draft.unbegun = back
                 draft.leave_waiting()
                 draft.enter(state)
                 draft.pause()
@@ -142,22 +145,20 @@ class Orders:
             if await self._commit(commit):
                 return commit.job
 
-    async def _taken_back_to(self, job: Job) -> str | None:
-        """Where a job goes on whose attempts are taken back: no worker has begun one. None where it has to wait for them."""
+    async def _taken_back(self, job: Job) -> tuple[str, tuple[str, ...]] | None:
+        """Where a job goes on whose attempts (second item) no worker has begun; None where it has to wait for one of them."""
         match job.waiting:
-            case TaskInfo(transitions=transitions) if PAUSED in transitions and await self._running(job) is None:
-                return transitions[PAUSED]
-            case FanOut() if job.blueprint_name in LISTED and not await self._has_begun_a_branch(job):
-                return job.current_state
+            case TaskInfo(id=task_id, transitions=transitions) if PAUSED in transitions:
+                return None if await self._running(job) is not None else (transitions[PAUSED], (task_id,))
+            case FanOut() if job.blueprint_name in LISTED:
+                branches = await self._store.branches(job.id)
+                ended = any(result is not None for result in branches.values())
+                return None if ended or await self._have_begun(tuple(branches)) else (job.current_state, tuple(branches))
         return None
 
-    async def _has_begun_a_branch(self, job: Job) -> bool:
-        results = await self._store.branches(job.id)
-        if any(result is not None for result in results.values()):
-            return True
-        ids = list(results)
-        for begin in range(0, len(ids), _AT_ONCE):
-            records = await asyncio.gather(*map(self._store.get_task, ids[begin : begin + _AT_ONCE]))
+    async def _have_begun(self, task_ids: tuple[str, ...]) -> bool:
+        for begin in range(0, len(task_ids), _AT_ONCE):
+            records = await asyncio.gather(*map(self._store.get_task, task_ids[begin : begin + _AT_ONCE]))
             if any(record is not None and record.state in _RUNS for record in records):
                 return True
         return False

@@ -12,6 +12,7 @@ from avtomatika.state.memory_base import Change
 from avtomatika.state.memory_joblogs import MemoryJobLogs
 from avtomatika.state.memory_lanes import MemoryLanes
 
+_BEGUN = (TaskState.CLAIMED, TaskState.DONE)
 _BAD = (Result.FAILURE, Result.TIMEOUT, Result.CANCELLED)
 
 
@@ -54,13 +55,22 @@ class MemoryJobs(MemoryLanes, MemoryJobLogs):
         stored = self._jobs.get(commit.job.id)
         if (stored.version if stored else None) != commit.expected_version:
             return CommitResult(False)
-        if commit.hold not in (None, self._holds.get(commit.job.blueprint_name)):
+        if not self._fits(commit):
             return CommitResult(False)
         self._applied[commit.job.id] = commit.id
         change = Change(commit.job.updated_at)
         self._apply(commit, change)
         self._flow(change)
         return change.result()
+
+    def _fits(self, commit: Commit) -> bool:
+        """Whether what else it depends on, beside the version, is as it has to be."""
+        if commit.hold not in (None, self._holds.get(commit.job.blueprint_name)):
+            return False
+        if any(task_id in self._tasks and self._tasks[task_id].state in _BEGUN for task_id in commit.unbegun):
+            return False
+        branches = self._branches.get(commit.job.id) if commit.unbegun and commit.drop_branches else None
+        return branches is None or all(result is None for _, result in branches.results.values())
 
     def _apply(self, commit: Commit, change: Change) -> None:
         job = commit.job

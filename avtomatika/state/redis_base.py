@@ -217,17 +217,19 @@ class RedisBase:
         nonce: str | None = None,
         outbox: Sequence[str] = (),
         mark: str = "",
+        unbegun: Sequence[str] = (),
     ) -> CommitResult:
         """Runs all commands if every guard (key, field, expected value or '') holds, or if this nonce was applied before.
 
         Args:
             outbox: ids that the commands put into the outbox, for the answer.
             mark: a key that says for a minute that this nonce was applied, where the record may be gone by then.
+            unbegun: attempts of which no worker may have begun one.
         """
         keys = [key for key, _, _ in guards]
         expected = [(field, str(value)) for _, field, value in guards]
         # One word of JSON instead of dozens of words: the client packs each word by itself, Redis decodes JSON in C.
-        body = dumps([nonce or new_id(), now, expected, commands, mark])
+        body = dumps([nonce or new_id(), now, expected, commands, mark, unbegun])
         reply = await self._ask(self._script("guarded", *LIBRARIES)(keys=keys, args=[body]))
         if int(reply[0]) == 0:
             return CommitResult(False)

@@ -35,7 +35,10 @@ class RedisJobs(RedisFeed, RedisDeliveries):
         guards: list[tuple[str, str, Word]] = [(self._keys.job(commit.job.id), "v", expected)]
         if commit.hold is not None:
             guards.append((self._keys.held, commit.job.blueprint_name, hold_record(commit.hold)))
-        return await self._apply(guards, commands, commit.job.updated_at, nonce=commit.id, outbox=outbox)
+        if commit.unbegun and commit.drop_branches:  # an attempt that has ended is forgotten
+            guards.append((self._keys.branches(commit.job.id), "#left", len(commit.unbegun)))
+        now = commit.job.updated_at
+        return await self._apply(guards, commands, now, nonce=commit.id, outbox=outbox, unbegun=commit.unbegun)
 
     async def _create(self, commit: Commit) -> CommitResult:
         job, (message,), (event,) = commit.job, commit.messages, commit.events

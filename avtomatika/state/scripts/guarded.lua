@@ -1,7 +1,8 @@
 -- Runs a list of commands, all or none, if every guard holds.
 -- KEYS: one key a guard; the first is the record that the change belongs to.
--- ARGV: JSON: [nonce, now, [[field, expected value or ''], ... one a guard], [[word, ...], ... the commands], mark].
+-- ARGV: JSON: [nonce, now, [[field, expected value or ''], ... one a guard], [[word, ...], ... the commands], mark, [attempt, ...]].
 -- The mark is '', or a key that stays for a minute: a record that may be gone when the call is repeated cannot keep its nonce.
+-- The attempts are a guard, too: no worker has begun one of them.
 -- A command is Redis's own, or one of those below, whose names begin with @.
 -- Returns {1, what the caller has to do now} when applied, {2} when this very call (by its nonce) was applied before, {0} when a guard
 -- does not hold.
@@ -126,6 +127,12 @@ end
 for g = 1, #KEYS do
   local found = redis.call('HGET', KEYS[g], guards[g][1]) or ''
   if found ~= guards[g][2] then
+    return {0}
+  end
+end
+for _, id in ipairs(change[6]) do
+  local state = redis.call('HGET', key('task', id), 'st')
+  if state == 'claimed' or state == 'done' then
     return {0}
   end
 end
