@@ -115,6 +115,10 @@ class WrongStateError(AvtomatikaError):
     """The job is not in a state in which this can be done."""
 
 
+class HoldChangedError(WrongStateError):
+    """The queue was held, or let go, while an order to all of its tasks went through them."""
+
+
 class UnknownDecisionError(WrongStateError):
     """A question was answered with a decision that leads nowhere."""
 

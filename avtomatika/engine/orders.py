@@ -15,10 +15,10 @@ from avtomatika.engine.endings import drop_all, plain_tasks
 from avtomatika.engine.mishaps import over_task
 from avtomatika.engine.results import Engine
 from avtomatika.engine.verdict import Judgement, Verdict, by_transition
-from avtomatika.errors import FailureCode, UnknownJobError, WrongStateError
+from avtomatika.errors import FailureCode, HoldChangedError, UnknownJobError, WrongStateError
 from avtomatika.jobs import Approval, Failure, FanOut, Job, JobStatus, Result, SubJob, TaskInfo, TaskState, Timer
-from avtomatika.state.base import Commit, TaskRecord
-from avtomatika.state.listed import LISTED
+from avtomatika.state.base import Commit, Hold, TaskRecord
+from avtomatika.state.listed import HELD_BY, LISTED
 
 logger = logging.getLogger(__name__)
 
@@ -115,17 +115,23 @@ class Orders:
         record = await self._store.get_task(job.waiting.id)
         return record if record is not None and record.state in _RUNS else None
 
-    async def pause(self, job_id: str, *, who: str = "") -> Job:
+    async def pause(self, job_id: str, *, who: str = "", hold: Hold | None = None) -> Job:
         """Pauses a job before its next step: at once where it is between two, else when what it waits for has ended.
 
         What no worker has begun is taken back, and the job pauses there: a task with a `paused` transition, a batch of hosts.
 
+        Args:
+            hold: it is paused since its blueprint is held back by this, and only while it is. What has begun goes on then.
+
         Raises:
             UnknownJobError: no such job.
             WrongStateError: it has ended, or is being cancelled.
+            HoldChangedError: `hold` is over.
         """
         while True:
             job = await self._live(job_id)
+            if hold is not None and await self._hold_of(job) != hold:
+                raise HoldChangedError("the queue is held no longer by this order")
             if job.cancel_requested:
                 raise WrongStateError(f"job {job_id} is being cancelled: it cannot be paused")
             if job.status is JobStatus.PAUSED or job.pause_requested:
@@ -139,9 +145,11 @@ class Orders:
                 draft.leave_waiting()
                 draft.enter(state)
                 draft.pause()
+            elif hold is not None:
+                return job
             else:
                 draft.set(pause_requested=True)
-            commit = draft.commit()
+            commit = replace(draft.commit(), hold=hold)
             if await self._commit(commit):
                 return commit.job
 
@@ -164,11 +172,12 @@ class Orders:
         return False
 
     async def resume(self, job_id: str, *, who: str = "") -> Job:
-        """Lets a paused job go on.
+        """Lets a paused job go on; one of a blueprint that is held back goes on once that is held no longer.
 
         Raises:
             UnknownJobError: no such job.
             WrongStateError: it is not paused, and nobody has asked for it.
+            HoldChangedError: `who` is the queue, and it is held again.
         """
         while True:
             job = await self._live(job_id)
@@ -177,12 +186,25 @@ class Orders:
             draft = Draft(job, self._engine.clock(), self._engine.compiler)
             draft.event("job_resumed", state=job.current_state, details={"by": who})
             draft.set(pause_requested=False)
-            if job.status is JobStatus.PAUSED:
-                draft.set(error_message=None)
-                self._go_on(draft)
-            commit = draft.commit()
+            commit = draft.commit() if job.status is not JobStatus.PAUSED else await self._resumed(draft, who)
             if await self._commit(commit):
                 return commit.job
+
+    async def _resumed(self, draft: Draft, who: str) -> Commit:
+        """How a paused job goes on: at once, or with the queue."""
+        job = draft.job
+        hold = await self._hold_of(job)
+        if hold is None:
+            draft.set(error_message=None)
+            self._go_on(draft)
+        elif who == HELD_BY:
+            raise HoldChangedError("the queue is held again")
+        else:
+            draft.event("pause_requested", state=job.current_state, details={"by": HELD_BY})
+        return replace(draft.commit(), hold=hold, unheld=hold is None and job.blueprint_name in LISTED)
+
+    async def _hold_of(self, job: Job) -> Hold | None:
+        return await self._store.held(job.blueprint_name) if job.blueprint_name in LISTED else None
 
     def _go_on(self, draft: Draft) -> None:
         job, compiler = draft.job, self._engine.compiler
@@ -195,6 +217,8 @@ class Orders:
 
     async def retry(self, job_id: str, *, who: str = "", edit: Edit = NO_EDIT) -> Job:
         """Tries a failed or quarantined job again, from the state in which it went wrong; its time begins anew.
+
+        One of a blueprint that is held back is paused there, until that is held no longer.
 
         Raises:
             UnknownJobError: no such job.
@@ -217,8 +241,12 @@ class Orders:
             if blueprint.admit is not None and edit != NO_EDIT:
                 raise WrongStateError(f"job {job_id} is a queue task, tried again as it was admitted: push another one instead")
             draft.set(**edit.applied(job))
+            hold = await self._hold_of(job)
+            if hold is not None:
+                draft.event("pause_requested", state=state, details={"by": HELD_BY})
+                draft.set(pause_requested=True)
             draft.go_to(state)
-            commit = draft.commit()
+            commit = replace(draft.commit(), hold=hold, unheld=hold is None and job.blueprint_name in LISTED)
             if await self._commit(commit):
                 return commit.job
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from avtomatika.engine.service import Service
-from avtomatika.errors import UnknownJobError, WrongStateError
+from avtomatika.errors import HoldChangedError, UnknownJobError, WrongStateError
 from avtomatika.jobs import FanOut, Job, JobStatus, SubJob
 from avtomatika.operations.admission import CANCEL, MANAGE, NAME
 from avtomatika.operations.errors import PolicyError
@@ -101,12 +101,14 @@ class QueueOrders(QueueView):
             How many tasks were paused.
         """
         service = await self._for_all()
-        await service.store.hold(NAME, Hold(service.clock(), self._who))
+        hold = Hold(service.clock(), self._who)
+        await service.store.hold(NAME, hold)
         paused = 0
-        async for job in _every_live(service):
-            if (await read_task(service.store, job)).status is TaskStatus.PENDING:
-                with suppress(WrongStateError, UnknownJobError):  # it has ended meanwhile
-                    paused += (await service.orders.pause(job.id, who=HELD_BY)).status is JobStatus.PAUSED
+        with suppress(HoldChangedError):  # whoever came after this order goes through all of them as well
+            async for job in _every_live(service):
+                if (await read_task(service.store, job)).status is TaskStatus.PENDING:
+                    with _ended_meanwhile():
+                        paused += (await service.orders.pause(job.id, who=HELD_BY, hold=hold)).status is JobStatus.PAUSED
         return paused
 
     async def resume_queue(self, max_concurrent: int | None = None) -> int:
@@ -119,10 +121,12 @@ class QueueOrders(QueueView):
         self.max_concurrent = max_concurrent if max_concurrent is not None else self.max_concurrent
         await service.store.hold(NAME, None)
         resumed = 0
-        async for job in _every_live(service):
-            if job.status is JobStatus.PAUSED and await _held_by_queue(service, job):
-                with suppress(WrongStateError, UnknownJobError):
-                    resumed += not (await service.orders.resume(job.id, who=HELD_BY)).status.is_terminal
+        with suppress(HoldChangedError):
+            async for job in _every_live(service):
+                if job.status is JobStatus.PAUSED and await _held_by_queue(service, job):
+                    with _ended_meanwhile():
+                        await service.orders.resume(job.id, who=HELD_BY)
+                        resumed += 1
         return resumed
 
     @property
@@ -166,6 +170,17 @@ async def _every_live(service: Service) -> AsyncIterator[Job]:
     for begin in range(0, len(ids), PAGE):
         for job in await service.store.load_many(ids[begin : begin + PAGE]):
             yield job
+
+
+@contextmanager
+def _ended_meanwhile() -> Iterator[None]:
+    """Of an order to all of them, what one refuses that has changed since it was read."""
+    try:
+        yield
+    except HoldChangedError:
+        raise
+    except (WrongStateError, UnknownJobError):
+        pass
 
 
 async def _done(order: Awaitable[Any]) -> bool:

@@ -65,7 +65,8 @@ class MemoryJobs(MemoryLanes, MemoryJobLogs):
 
     def _fits(self, commit: Commit) -> bool:
         """Whether what else it depends on, beside the version, is as it has to be."""
-        if commit.hold not in (None, self._holds.get(commit.job.blueprint_name)):
+        hold = self._holds.get(commit.job.blueprint_name)
+        if commit.hold not in (None, hold) or (commit.unheld and hold is not None):
             return False
         if any(task_id in self._tasks and self._tasks[task_id].state in _BEGUN for task_id in commit.unbegun):
             return False

@@ -33,8 +33,9 @@ class RedisJobs(RedisFeed, RedisDeliveries):
         commands, outbox = self._commit_commands(commit)
         expected = "" if commit.expected_version is None else commit.expected_version
         guards: list[tuple[str, str, Word]] = [(self._keys.job(commit.job.id), "v", expected)]
-        if commit.hold is not None:
-            guards.append((self._keys.held, commit.job.blueprint_name, hold_record(commit.hold)))
+        if commit.hold is not None or commit.unheld:
+            hold = "" if commit.hold is None else hold_record(commit.hold)
+            guards.append((self._keys.held, commit.job.blueprint_name, hold))
         if commit.unbegun and commit.drop_branches:  # an attempt that has ended is forgotten
             guards.append((self._keys.branches(commit.job.id), "#left", len(commit.unbegun)))
         now = commit.job.updated_at
@@ -331,6 +332,7 @@ def is_plain_creation(commit: Commit) -> bool:
         and commit.messages[0].key is not None
         and not commit.messages[0].exchange
         and not (commit.tasks or commit.children or commit.timers or commit.settles or commit.deliveries)
+        and not (commit.hold or commit.unheld or commit.unbegun)
         and not commit.job.status.is_terminal
     )
 

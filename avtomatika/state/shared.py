@@ -80,6 +80,9 @@ class SharedCalls(Generic[T, R]):
     async def _call(self, batch: Sequence[tuple[T, asyncio.Future[R]]]) -> None:
         try:
             results = await self._send([item for item, _ in batch])
+            for (_, answer), result in zip(batch, results, strict=True):
+                if not answer.done():
+                    answer.set_result(result)
         except Exception as exc:
             for _, answer in batch:
                 if not answer.done():
@@ -88,7 +91,3 @@ class SharedCalls(Generic[T, R]):
             for _, answer in batch:
                 answer.cancel()
             raise
-        else:
-            for (_, answer), result in zip(batch, results, strict=True):
-                if not answer.done():
-                    answer.set_result(result)

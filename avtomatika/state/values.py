@@ -93,6 +93,7 @@ class Commit:
         boot_id: the process that commits and holds the claim on the job; None for one that holds none.
         keep_claim: that process goes on with the job after this commit.
         hold: it applies only while its blueprint is held back by this.
+        unheld: it applies only while its blueprint is not held back.
         unbegun: it applies only while no worker has begun one of these attempts; those of a fan-out are all of its branches.
         id: names this change: applied again after a lost answer, it changes nothing and counts as applied.
     """
@@ -115,6 +116,7 @@ class Commit:
     boot_id: str | None = None
     keep_claim: bool = False
     hold: Hold | None = None
+    unheld: bool = False
     unbegun: tuple[str, ...] = ()
     id: str = field(default_factory=new_id)
 

@@ -147,3 +147,9 @@ async def test_a_change_may_depend_on_the_hold(kit: Kit) -> None:
     new = replace(creation(a_job(blueprint_name=OPERATION, status=JobStatus.PAUSED)), hold=held)
     assert not (await kit.store.commit(new)).applied
     assert await kit.store.load(new.job.id) is None
+
+    resumed = replace(change(paused.job, status=JobStatus.RUNNING), unheld=True)
+    await kit.store.hold(OPERATION, other)
+    assert not (await kit.store.commit(resumed)).applied
+    await kit.store.hold(OPERATION, None)
+    assert (await kit.store.commit(resumed)).applied

@@ -10,16 +10,17 @@ import pytest
 
 from avtomatika.blueprint.blueprint import Blueprint
 from avtomatika.engine.draft import new_job, new_job_commit
+from avtomatika.jobs import Result, TaskInfo
 from avtomatika.queue import TaskStatus, ordering
 from avtomatika.state.base import Commit, Hold
-from tests.support.queue import ACME, ADMIN, HOST, OTHER, QueueMachine, running
+from tests.support.queue import ACME, ADMIN, HOST, OTHER, QueueMachine, failing, ok, running
 
 WISH = {"task_type": "network_test", "params": HOST}
 
 
 @pytest.fixture
 async def machine(tmp_path: Path) -> QueueMachine:
-    machine = QueueMachine(tmp_path)
+    machine = QueueMachine(tmp_path, lambda **params: machine.answer(**params))
     await machine.start()
     return machine
 
@@ -166,14 +167,102 @@ async def test_the_queue_is_let_go_while_a_task_is_being_held(machine: QueueMach
         assert (await queue.find(pushed)).status is TaskStatus.COMPLETED
 
 
-async def test_one_that_is_resumed_by_itself_runs_though_the_queue_is_held(machine: QueueMachine) -> None:
-    await machine.queue_of(ADMIN).pause_queue()
-    one, other = await machine.push(), await machine.push()
-    await machine.queue_of().resume(one)
+async def test_one_that_somebody_resumes_or_tries_again_goes_on_with_the_queue(machine: QueueMachine) -> None:
+    machine.answer = lambda **_: failing()
+    failed = (await machine.ran(HOST)).id
+    machine.answer = ok
+    machine.calls.clear()
+    queue = machine.queue_of(ADMIN)
+    own = await machine.push()
+    await queue.pause(own)
+    await queue.pause_queue()
+    held = await machine.push()
+
+    for order, task_id in ((queue.retry, failed), (queue.resume, own), (queue.resume, held)):
+        assert (await order(task_id)).status is TaskStatus.PAUSED
+    await machine.drive()
+    assert machine.calls == []
+
+    assert await queue.resume_queue() == 3
+    await machine.drive()
+    assert {(await queue.find(task_id)).status for task_id in (failed, own, held)} == {TaskStatus.COMPLETED}
+
+
+@pytest.mark.parametrize("order", ["retry", "resume"])
+@pytest.mark.parametrize("then", ["pause_queue", "resume_queue"])
+async def test_one_is_let_go_while_the_queue_is_held_or_let_go(machine: QueueMachine, order: str, then: str) -> None:
+    machine.answer = (lambda **_: failing()) if order == "retry" else ok
+    queue = machine.queue_of(ADMIN)
+    task_id = (await machine.ran(HOST)).id if order == "retry" else await machine.push()
+    if order == "resume":
+        await queue.pause(task_id)
+    machine.answer = ok
+    machine.calls.clear()
+    if then == "resume_queue":
+        await queue.pause_queue()
+
+    before_the_next_commit(machine, getattr(queue, then))
+    await getattr(queue, order)(task_id)
     await machine.drive()
 
-    assert (await machine.queue_of().find(one)).status is TaskStatus.COMPLETED
-    assert (await machine.queue_of().find(other)).status is TaskStatus.PAUSED
+    if then == "pause_queue":
+        await goes_on_when_let_go(machine, task_id)
+    else:
+        assert (await queue.find(task_id)).status is TaskStatus.COMPLETED
+
+
+@pytest.mark.parametrize("first", ["pause_queue", "resume_queue"])
+async def test_of_two_orders_the_later_one_counts_for_all_tasks(machine: QueueMachine, first: str) -> None:
+    """The first one is in the middle of them."""
+    queue, other = machine.queue_of(ADMIN), machine.queue_of(ADMIN)
+    then = "resume_queue" if first == "pause_queue" else "pause_queue"
+    if first == "resume_queue":
+        await queue.pause_queue()
+    pushed = [await machine.push() for _ in range(5)]
+    commits = 0
+    commit = machine.store.commit
+
+    async def counted(change: Commit) -> Any:
+        nonlocal commits
+        commits += 1
+        if commits == 3:
+            machine.now += 1
+            await getattr(other, then)()
+        return await commit(change)
+
+    machine.store.commit = counted  # type: ignore[method-assign]
+    assert await getattr(queue, first)() == 2
+    machine.store.commit = commit  # type: ignore[method-assign]
+    await machine.drive()
+
+    wanted = TaskStatus.PAUSED if first == "resume_queue" else TaskStatus.COMPLETED
+    assert {(await queue.find(task_id)).status for task_id in pushed} == {wanted}
+    assert len(machine.calls) == (0 if first == "resume_queue" else 5)
+
+
+async def test_what_begins_while_the_queue_is_held_runs_to_its_end(machine: QueueMachine) -> None:
+    """The order has seen that nobody had begun it."""
+    task_id = await machine.push()
+    await machine.deliver(machine.queue.pop(0))
+    info = (await machine.job(task_id)).waiting
+    assert isinstance(info, TaskInfo)
+    machine.queue.clear()
+    load_many = machine.store.load_many
+
+    async def meanwhile(ids: Any) -> Any:
+        found = await load_many(ids)
+        before_the_next_commit(machine, lambda: machine.claim(info.id))
+        return found
+
+    machine.store.load_many = meanwhile  # type: ignore[method-assign]
+    assert await machine.queue_of(ADMIN).pause_queue() == 0
+    machine.store.load_many = load_many  # type: ignore[method-assign]
+
+    assert not (await machine.job(task_id)).pause_requested
+    resume = machine.compiler.resume(task_id, info.id)
+    await machine.report(info.id, machine.worker_boot, Result.success({}), resume)
+    await machine.drive()
+    assert (await machine.queue_of(ADMIN).find(task_id)).status is TaskStatus.COMPLETED
 
 
 @pytest.mark.parametrize("order", ["pause_queue", "resume_queue"])
