@@ -268,10 +268,18 @@ class World(Machine):
 
     async def _finish(self, store: Any, worker_id: str, attempt: Attempt, result: Result) -> None:
         message = self._report_message(attempt.task_id, result, attempt.resume, {"worker_id": worker_id})
-        done = await store.finish_task(attempt.task_id, attempt.boot_id, result, message, self.now, outcome_of(result))
-        if not done.applied:
-            await store.drop_claim(attempt.boot_id, task_id=attempt.task_id)
-        await LocalPublisher(store, self.queue, self.publisher).flush(done.outbox)
+        about, call = (attempt.task_id, attempt.boot_id, result, message, self.now, outcome_of(result)), new_id()
+
+        async def report() -> None:
+            done = await store.finish_task(*about, call=call)
+            if not done.applied:
+                await store.drop_claim(attempt.boot_id, task_id=attempt.task_id)
+            await LocalPublisher(store, self.queue, self.publisher).flush(done.outbox)
+
+        try:
+            await report()
+        except StoreUnavailableError:  # it keeps its slot and reports again; the first time may have counted
+            await report()
 
     async def haunt(self, number: int) -> None:
         """What a worker had begun that counts as dead comes to an end, and is reported."""
