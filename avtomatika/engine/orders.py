@@ -40,6 +40,11 @@ def cancelled(transitions: Mapping[str, str], reason: str | None) -> Judgement:
     return by_transition(transitions, Result.CANCELLED, reason, "")
 
 
+def _as_held(draft: Draft, hold: Hold | None) -> Commit:
+    """A change that was drafted for a blueprint that is held back by this, or by nothing, and applies only while that is so."""
+    return replace(draft.commit(), hold=hold, unheld=hold is None and draft.job.blueprint_name in LISTED)
+
+
 class Orders:
     """Each order is a compare-and-set on the job's version, repeated until it fits; so it never loses against the engine."""
 
@@ -201,7 +206,7 @@ class Orders:
             raise HoldChangedError("the queue is held again")
         else:
             draft.event("pause_requested", state=job.current_state, details={"by": HELD_BY})
-        return replace(draft.commit(), hold=hold, unheld=hold is None and job.blueprint_name in LISTED)
+        return _as_held(draft, hold)
 
     async def _hold_of(self, job: Job) -> Hold | None:
         return await self._store.held(job.blueprint_name) if job.blueprint_name in LISTED else None
@@ -246,7 +251,7 @@ class Orders:
                 draft.event("pause_requested", state=state, details={"by": HELD_BY})
                 draft.set(pause_requested=True)
             draft.go_to(state)
-            commit = replace(draft.commit(), hold=hold, unheld=hold is None and job.blueprint_name in LISTED)
+            commit = _as_held(draft, hold)
             if await self._commit(commit):
                 return commit.job
 

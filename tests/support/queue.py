@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from avtomatika.engine.service import Service
 from avtomatika.jobs import Client, Job
 from avtomatika.operations.blueprint import operation
 from avtomatika.queue.taskqueue import TaskQueue
-from avtomatika.state.base import TaskRecord
+from avtomatika.state.base import Commit, TaskRecord
 from tests.support.machine import Machine
 
 _INVENTORY = "\n".join(
@@ -98,3 +98,15 @@ async def running(machine: QueueMachine, **options: Any) -> tuple[str, TaskRecor
     record = await machine.store.get_task(attempt)
     assert record is not None
     return task_id, record
+
+
+def before_the_next_commit(machine: Any, act: Callable[[], Awaitable[Any]]) -> None:
+    """Something happens just before the next change of a job is stored."""
+    commit = machine.store.commit
+
+    async def late(change: Commit) -> Any:
+        machine.store.commit = commit
+        await act()
+        return await commit(change)
+
+    machine.store.commit = late

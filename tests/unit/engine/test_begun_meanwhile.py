@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,8 @@ from avtomatika.blueprint.blueprint import Blueprint
 from avtomatika.engine.orders import Orders
 from avtomatika.jobs import FanOut, JobStatus, Result, TaskInfo
 from avtomatika.queue import TaskStatus
-from avtomatika.state.base import Commit
 from tests.support.machine import Machine, ended
-from tests.support.queue import QueueMachine
-
-
-def before_the_next_commit(machine: Any, act: Callable[[], Awaitable[Any]]) -> None:
-    commit = machine.store.commit
-
-    async def late(change: Commit) -> Any:
-        machine.store.commit = commit
-        await act()
-        return await commit(change)
-
-    machine.store.commit = late
+from tests.support.queue import QueueMachine, before_the_next_commit
 
 
 async def test_a_cancel_waits_for_it_and_for_its_clean_up() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from avtomatika.engine.draft import new_job, new_job_commit
 from avtomatika.jobs import Result, TaskInfo
 from avtomatika.queue import TaskStatus, ordering
 from avtomatika.state.base import Commit, Hold
-from tests.support.queue import ACME, ADMIN, HOST, OTHER, QueueMachine, failing, ok, running
+from tests.support.queue import ACME, ADMIN, HOST, OTHER, QueueMachine, before_the_next_commit, failing, ok, running
 
 WISH = {"task_type": "network_test", "params": HOST}
 
@@ -23,17 +22,6 @@ async def machine(tmp_path: Path) -> QueueMachine:
     machine = QueueMachine(tmp_path, lambda **params: machine.answer(**params))
     await machine.start()
     return machine
-
-
-def before_the_next_commit(machine: QueueMachine, act: Callable[[], Awaitable[Any]]) -> None:
-    commit = machine.store.commit
-
-    async def late(change: Commit) -> Any:
-        machine.store.commit = commit  # type: ignore[method-assign]
-        await act()
-        return await commit(change)
-
-    machine.store.commit = late  # type: ignore[method-assign]
 
 
 async def goes_on_when_let_go(machine: QueueMachine, task_id: str) -> None:
